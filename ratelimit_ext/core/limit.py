@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 from zlib import crc32
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
@@ -127,6 +127,16 @@ OPTION_NAMES: Final = tuple(option.name for option in fields(LimitOptions))
 NO_OPTIONS: Final = LimitOptions()
 
 
+class Part(NamedTuple):
+    """Who uses a limit: a class of traffic, or a member of a group that shares calls in flight."""
+
+    #: How many classes are higher, which of them are kept a part, and how many units together.
+    rank: int = 0
+    kept_for: tuple[str, ...] = ()
+    kept: int = 0
+    member: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Limit:
     """An allowance of ``amount`` per ``period_us`` microseconds. An amount of 0 denies everything.
@@ -170,12 +180,8 @@ class Limit:
     common: bool = field(default=False, repr=False, compare=False)
     #: How long a request may wait for its turn, in microseconds.
     wait: int | None = None
-    #: How many classes of traffic are higher than the one that :meth:`of_class` has made it for.
-    rank: int = field(default=0, repr=False, compare=False)
-    #: Of calls in flight that members of a group share: whose call it is (:meth:`of_member`).
-    member: int = field(default=0, repr=False, compare=False)
-    #: The classes for which this one, which :meth:`of_class` made, leaves a part.
-    kept_for: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    #: For whom :meth:`of_class` or :meth:`of_member` has made it.
+    part: Part = field(default=Part(), repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.
@@ -188,8 +194,6 @@ class Limit:
     visible: bool = field(init=False, repr=False, compare=False)
     #: The largest cost that can ever pass, in units.
     capacity: int = field(init=False, repr=False, compare=False)
-    #: The capacity that all classes share.
-    whole: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         traits = traits_of(self.strategy)
@@ -224,7 +228,6 @@ class Limit:
         derive(self, "visible", not traits.guard)
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
-        derive(self, "whole", self.capacity)
         self._check_keep()
         if self.wait is not None and self.unit == "usd":
             raise ConfigurationError(
@@ -269,17 +272,28 @@ class Limit:
         [100, 60, 40]
         """
         place = next((i for i, (kept, _) in enumerate(self.keep) if kept == name), len(self.keep))
-        return _leaving(self, self.keep[:place], self.common, self.reserve)
+        names = tuple([name for name, units in self.keep[:place] if units])
+        units = sum([units for _, units in self.keep[:place]]) if self.amount else 0
+        words: dict[str, Any] = {"keep": (), "priority": None, "part": Part(place, names, units)}
+        if units:
+            words["burst" if "burst" in self.traits.options else "amount"] = self.capacity - units
+        return self._derived(**words)
 
     def of_member(self, name: str) -> Limit:
         """Return the same bucket for a call of this member of the group. Members are known by a
         number: two with the same one are taken for one."""
-        number, kept = crc32(name.encode("utf-8", "surrogatepass")), self.kept_for
-        return _of_member(self, number, kept, self.whole, self.common, self.reserve, self.spread)
+        part = self.part._replace(member=crc32(name.encode("utf-8", "surrogatepass")))
+        return self._derived(part=part)
 
     def share(self) -> Limit:
         """Return the limit that counts one member of the group, beside this one."""
-        return _share(self, self.common, self.reserve, self.spread)
+        words: dict[str, Any] = {"fair": False, "is_share": True, "keep": (), "priority": None}
+        return self._derived(name=f"{self.label}-share", candidate=None, **words)
+
+    def _derived(self, **words: Any) -> Limit:
+        """Return the limit with these words, as the same object each time."""
+        differs = self.part, self.common, self.reserve, self.spread, self.priority
+        return _replaced(self, tuple(words.items()), *differs)
 
     @property
     def has_shares(self) -> bool:
@@ -301,7 +315,8 @@ class Limit:
     def is_of(self, other: Limit) -> bool:
         """Return whether both are one limit, for the same class or for two."""
         words = {word: getattr(other, word) for word in ("amount", "burst", "wait")}
-        return self == other or (self.whole == other.whole and replace(self, **words) == other)
+        wholes = {limit.capacity + limit.part.kept for limit in (self, other)}
+        return self == other or (len(wholes) == 1 and replace(self, **words) == other)
 
     def never_admits(self, cost: Any) -> bool:
         """Return whether each call would be denied for this cost. An amount of 0 is meant to do
@@ -417,7 +432,7 @@ class Limit:
 _DEFAULTS: Final = {
     option.name: option.default
     for option in fields(Limit)
-    if option.init and option.name not in ("wait", "rank", "member")
+    if option.init and option.name not in ("wait", "part")
 }
 
 
@@ -428,30 +443,8 @@ def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
 
 
 @lru_cache(maxsize=4096)
-def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -> Limit:
-    """Return the limit without what is kept, as the same object each time."""
-    words: dict[str, Any] = {"keep": (), "priority": None, "rank": len(kept)}
-    if kept and limit.amount:
-        word = "burst" if "burst" in limit.traits.options else "amount"
-        words[word] = limit.capacity - sum(units for _, units in kept)
-    lower = replace(limit, **words)
-    object.__setattr__(lower, "kept_for", tuple([name for name, units in kept if units]))
-    object.__setattr__(lower, "whole", limit.capacity)
-    return lower
-
-
-@lru_cache(maxsize=4096)
-def _of_member(limit: Limit, member: int, kept: tuple[str, ...], whole: int, *_: int) -> Limit:
-    limit_of_member = replace(limit, member=member)
-    object.__setattr__(limit_of_member, "kept_for", kept)
-    object.__setattr__(limit_of_member, "whole", whole)
-    return limit_of_member
-
-
-@lru_cache(maxsize=4096)
-def _share(limit: Limit, *_differs: object) -> Limit:
-    words: dict[str, Any] = {"fair": False, "is_share": True, "keep": (), "priority": None}
-    return replace(limit, name=f"{limit.label}-share", candidate=None, **words)
+def _replaced(limit: Limit, words: tuple[tuple[str, Any], ...], *_differs: object) -> Limit:
+    return replace(limit, **dict(words))
 
 
 def _listed(words: tuple[str, ...]) -> str:

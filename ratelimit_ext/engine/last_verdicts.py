@@ -162,8 +162,8 @@ class _LastVerdict(NamedTuple):
         is_over = wait_us and elapsed_us >= wait_us and not verdict.allowed
         if is_over and all(_delta(change) <= 0 for change in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
-        whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
-        remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used
+        whole = max(0, min(remaining, limit.capacity) + limit.part.kept)
+        remaining = whole - asking.part.kept  # below 0 if what is kept is used
         return Remainder(remaining, reset_us, self.began)
 
 

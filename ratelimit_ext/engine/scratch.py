@@ -13,7 +13,7 @@ from typing import Final
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import Limit, Part
 from ratelimit_ext.engine.memory import Buckets, Kept, MemoryEngine
 from ratelimit_ext.strategies import strategy_of
 
@@ -21,7 +21,7 @@ _KEY: Final = "bucket"
 
 
 @lru_cache(maxsize=1024)
-def _without_line(limit: Limit, *_differs: int) -> Limit:
+def _without_line(limit: Limit, _differs: Part) -> Limit:
     """Return the limit that counts what is used, and not those who wait."""
     return limit if limit.wait is None else replace(limit, wait=None)
 
@@ -34,7 +34,7 @@ class Scratch:
     def snapshot(self, limit: Limit, state: Kept, now_us: int) -> Sequence[int]:
         with self._buckets.lock:
             self._begin(state)
-            look = Charge(_without_line(limit, limit.member), _KEY, 0)
+            look = Charge(_without_line(limit, limit.part), _KEY, 0)
             return self._engine.admit([look], take=False, now_us=now_us).snapshot(0)
 
     def used(self, limit: Limit, state: Kept, now_us: int) -> int:
@@ -72,7 +72,7 @@ class Scratch:
         self._buckets.put_back([(_KEY, state)])
 
     def _adjust(self, limit: Limit, now_us: int, receipt: int, delta: int) -> None:
-        charge = Charge(_without_line(limit, limit.member), _KEY, 0)
+        charge = Charge(_without_line(limit, limit.part), _KEY, 0)
         change = Change(charge, NO_HOLD, "adjust", (receipt, delta))
         self._engine.settle([change], now_us=now_us)
 

@@ -194,4 +194,4 @@ def _outcome(verdict: Verdict) -> str:
         return "allowed"
     if not verdict.enforced:
         return "shadow"
-    return "kept" if verdict.charge.limit.kept_for else "denied"
+    return "kept" if verdict.charge.limit.part.kept_for else "denied"

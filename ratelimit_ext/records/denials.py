@@ -114,7 +114,7 @@ class Denials:
                 if verdict.allowed or not verdict.enforced:
                     continue
                 key = verdict.charge.key
-                caller = (*identities, "", *verdict.charge.limit.kept_for)
+                caller = (*identities, "", *verdict.charge.limit.part.kept_for)
                 run = self._runs.get((key, caller))
                 if run is None and self._callers[key] >= MOST_CALLERS:
                     caller = ()
@@ -209,7 +209,7 @@ class Denials:
             degraded=event.degraded,
             request_id=_cut(self.request_id()) if self.request_id else "",
             callers=[caller for caller in callers if name and caller != name.identity][:MOST_NAMES],
-            kept_for=limit.kept_for,
+            kept_for=limit.part.kept_for,
             share=verdict.share[:3] if verdict.share else (),
         )
 

@@ -30,4 +30,4 @@ class FairConcurrency(Concurrency):
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """With the number of its member."""
-        return *super().parameters(limit, now_us), limit.member
+        return *super().parameters(limit, now_us), limit.part.member

@@ -68,4 +68,4 @@ class Line(Layer):
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """With the longest wait, and the number of higher classes."""
-        return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.rank
+        return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.part.rank

@@ -188,7 +188,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "limit": _written(bound),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in verdicts)),
-            **({"kept_for": bound.limit.kept_for} if bound.limit.kept_for else {}),
+            **({"kept_for": bound.limit.part.kept_for} if bound.limit.part.kept_for else {}),
             **_share_body(bound.limit, verdicts[0].share),
             **wait,
         }
@@ -324,9 +324,9 @@ def _written(bound: BoundLimit) -> str:
 
 def _kept(limit: Limit) -> str:
     """Return what a class of traffic may not use, as a sentence; empty without one."""
-    if not limit.kept_for:
+    if not limit.part.kept_for:
         return ""
-    *names, last = limit.kept_for
+    *names, last = limit.part.kept_for
     listed = f"{', '.join(names)} and {last}" if names else last
     return f"A part of it is kept for {listed}."
 

@@ -307,7 +307,7 @@ def test_a_turn_that_another_call_does_not_take(world: World) -> None:
         slots.come(member)
     for call in tuple(slots.running):
         slots.over(call)
-    first, second, third = sorted(slots.line, key=lambda call: slots.of(call[1]).limit.member)
+    first, second, third = sorted(slots.line, key=lambda call: slots.of(call[1]).limit.part.member)
     assert [slots.begins(call) for call in (second, third, first)] == [True, False, True]
 
 
