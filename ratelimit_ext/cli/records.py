@@ -46,13 +46,11 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
 def _sentence(record: DenialRecord) -> str:
     said = explained(record)
     counted = f" of {record.identity}" if "," in record.identity else ""  # of several identities
-    parts = [f"{said.at} denied by {said.limit}{counted} at {record.endpoint or '-'}: "]
-    parts.append(", ".join(filter(None, (said.cause, said.free, said.degraded))))
-    if record.request_id:
-        parts.append(f" (request {record.request_id})")
-    if said.more:
-        parts.append(f"; {said.more}")
-    return "".join(parts)
+    causes = ", ".join(filter(None, (said.cause, said.free, said.degraded)))
+    request = f" (request {record.request_id})" if record.request_id else ""
+    more = f"; {said.more}" if said.more else ""
+    denied = f"{said.at} denied by {said.limit}{counted} at {record.endpoint or '-'}"
+    return f"{denied}: {causes}{request}{more}"
 
 
 # -- limits in shadow and candidates -------------------------------------------------------------

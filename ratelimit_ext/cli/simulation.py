@@ -18,7 +18,6 @@ from flask.cli import with_appcontext
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.operators.api import Operators, all_operators
 from ratelimit_ext.simulate import report
 from ratelimit_ext.simulate.demand import suggestions
@@ -51,17 +50,14 @@ class SimulatedPolicy:
         self._resolver = operators.resolver(file)
         self._decider = operators.decider
         self._identities = operators.identities
-        self._rules: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        #: Returns the rules of an endpoint for callers on a plan.
+        self.rules = lru_cache(maxsize=None)(self._rules)
         self.left_out: dict[str, str] = {}
 
-    def rules(self, endpoint: str, plan: str) -> tuple[Rule, ...]:
-        """Return the limits of an endpoint for callers on a plan; of POST if it has this method."""
-        rules = self._rules.get((endpoint, plan))
-        if rules is None:
-            view = self._app.view_functions.get(endpoint)
-            rules = () if view is None else tuple(self._compiled(endpoint, view, plan))
-            self._rules[endpoint, plan] = rules
-        return rules
+    def _rules(self, endpoint: str, plan: str) -> tuple[Rule, ...]:
+        """Return the rules; of POST if the endpoint has this method."""
+        view = self._app.view_functions.get(endpoint)
+        return () if view is None else tuple(self._compiled(endpoint, view, plan))
 
     def _compiled(self, endpoint: str, view: Callable[..., Any], plan: str) -> Iterator[Rule]:
         [*methods] = {
@@ -75,16 +71,11 @@ class SimulatedPolicy:
         name = self._decider(endpoint, view, blueprint, method) or get_qualified_name(view)
         route = Route(self._app, endpoint, blueprint, method, name)
         for bound in self._resolver.limits_on_plan(route, plan).limits:
-            if reason := self._unsuitable(bound.limit):
-                self.left_out[bound.name] = reason
+            traits = bound.limit.traits
+            if traits.external or not (traits.form is None or traits.form.has_amount):
+                self.left_out[bound.name] = "it follows something outside the traffic"
             else:
                 yield self._rule(bound)
-
-    def _unsuitable(self, limit: Limit) -> str:
-        form = limit.traits.form
-        if limit.traits.external or not (form is None or form.has_amount):
-            return "it follows something outside the traffic"
-        return ""
 
     def _rule(self, bound: BoundLimit) -> Rule:
         limit, function = bound.limit, bound.runtime.key_func

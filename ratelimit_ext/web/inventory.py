@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
@@ -17,9 +18,10 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError, OperatorError, did_you_mean
 from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.traits import strategies_taking
-from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
-from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of, with_amount
+from ratelimit_ext.web.declarations.definitions import is_dynamic, methods_called, runtime_limits
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager, Route
 from ratelimit_ext.web.identities import kinds_of
 
@@ -88,7 +90,15 @@ class Row(NamedTuple):
         return bucket_key(self.prefix, identity)
 
 
-class Inventory(NamedTuple):
+#: A definition, of this package, at an endpoint.
+Site: TypeAlias = tuple[Any, Group]
+Sites: TypeAlias = Callable[[flask.Flask, str], Iterator[Site]]
+#: Limits, by what those of one bucket and plan have in common.
+Rows: TypeAlias = dict[tuple[str, str, Limit], Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
     """The limits of an extension. ``failure_policy`` is what a limit does during an outage;
     ``decider`` says where those of an endpoint are decided."""
 
@@ -98,6 +108,8 @@ class Inventory(NamedTuple):
     naming: Naming
     failure_policy: Callable[[Limit], str]
     decider: Decider
+    #: By what lists sites, and a name: of which state, the rows, and the dynamic sites.
+    _kept: dict[tuple[str, str], Any] = field(default_factory=dict, init=False)
 
     def groups(self, app: flask.Flask, endpoint: str = "") -> Iterator[Group]:
         """Yield the limits of the application, then those of each endpoint, or of one. Methods of a
@@ -108,16 +120,14 @@ class Inventory(NamedTuple):
         if not endpoint and self.metas:
             yield Group("Meta Limits", self.metas)
         for rule in sorted(app.url_map.iter_rules(endpoint or None), key=str):
-            name = rule.endpoint
-            if name == "static":
+            if (name := rule.endpoint) == "static":
                 continue
             methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
             view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
             named = manager.named_groups(app, name)
             deciders: dict[str | None, list[str]] = {}
             for method in methods:
-                decider = self.decider(name, view, blueprint, method)
-                deciders.setdefault(decider, []).append(method)
+                deciders.setdefault(self.decider(name, view, blueprint, method), []).append(method)
             for decider, decided in deciders.items():
                 route = Route(app, name, blueprint, decided[0], decider)
                 limits = manager.applicable(route)
@@ -153,31 +163,49 @@ class Inventory(NamedTuple):
 
     def all_rows(self, app: flask.Flask) -> list[Row]:
         """Return every limit once for each bucket and plan, without those that functions return."""
-        groups = self.groups(app)
-        return self._distinct((d, group) for group in groups for d in group.definitions)
+        fixed, dynamic = self._listed(app, self._applied)
+        return [*self._distinct(dynamic, fixed).values()]
 
     def unapplied(self, app: flask.Flask, manager: Manager) -> Iterator[str]:
         """Yield a sentence for each endpoint from which code keeps limits of a policy. ``manager``
         has that policy."""
-        for group in self._replace(manager=manager).groups(app):
+        for group in replace(self, manager=manager).groups(app):
             if group.route is not None:
                 limits, code = manager.unapplied(group.route)
                 names = [getattr(d, "name", "") or str(d.limit_provider) for d in limits]
                 if names:
-                    yield (
-                        f"{group.title}: limits of the policy do not apply because of {code}: "
-                        f"{', '.join(dict.fromkeys(names))}"
-                    )
+                    said = f"{group.title}: limits of the policy do not apply because of {code}"
+                    yield f"{said}: {', '.join(dict.fromkeys(names))}"
 
-    def _distinct(self, sites: Iterable[tuple[Definition, Group]]) -> list[Row]:
-        rows: dict[tuple[str, str, Limit], Row] = {}
+    def _listed(self, app: flask.Flask, sites: Sites, name: str = "") -> tuple[Rows, list[Site]]:
+        """Return the rows of all sites, or of that name, and the sites whose rows functions return.
+        They are made again after a definition, a view or an identity is added."""
+        parts = app.url_map.iter_rules(), app.view_functions.items(), self.identities.items()
+        state = (app, self.manager.revision, *chain(*parts))
+        kept = self._kept.get((sites.__name__, name))
+        if kept is None or kept[0] != state:
+            static, dynamic = list[Site](), list[Site]()
+            for site in sites(app, name):
+                (dynamic if is_dynamic(site[0]) else static).append(site)
+            rows = self._distinct(static).items()
+            fixed = {key: row for key, row in rows if name in ("", row.limit.name)}
+            kept = state, fixed, dynamic
+            if fixed:  # operators may ask for any name
+                self._kept[sites.__name__, name] = kept
+        return kept[1:]
+
+    def _distinct(self, sites: Iterable[Site], others: Rows | None = None) -> Rows:
+        rows = dict(others or {})
         for definition, group in sites:
             with contextlib.suppress(Exception):  # a function that needs a request
                 for row in self.rows(definition, group):
                     rows.setdefault((row.prefix, row.plan, row.limit), row)
-        return list(rows.values())
+        return rows
 
-    def sites(self, app: flask.Flask, name: str = "") -> Iterator[tuple[Definition, Group]]:
+    def _applied(self, app: flask.Flask, _: str) -> Iterator[Site]:
+        return ((d, group) for group in self.groups(app) for d in group.definitions)
+
+    def _sites(self, app: flask.Flask, name: str) -> Iterator[Site]:
         """Yield every definition, or those of that name, with each endpoint where it may apply,
         whatever the method and the functions' answers. Nothing is compiled."""
         self.manager.complete(app)
@@ -185,8 +213,7 @@ class Inventory(NamedTuple):
         for rule in app.url_map.iter_rules():
             endpoint, methods = rule.endpoint, tuple(sorted(rule.methods or ()))
             view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-            called = methods_called(view, *methods)
-            names = dict.fromkeys(map(get_qualified_name, (view, *called)))
+            names = dict.fromkeys(map(get_qualified_name, (view, *methods_called(view, *methods))))
             code = chain.from_iterable(of_callable(app, endpoint, of_view) for of_view in names)
             items: Any = (*self.manager.shared(), *self.metas, *of_blueprint(app, blueprint), *code)
             group = Group("", (), endpoint, methods)
@@ -194,7 +221,9 @@ class Inventory(NamedTuple):
 
     def named(self, app: flask.Flask, name: str) -> list[Row]:
         """Return the limits of that name, once for each bucket and plan."""
-        return [row for row in self._distinct(self.sites(app, name)) if row.limit.name == name]
+        fixed, dynamic = self._listed(app, self._sites, name)
+        rows = self._distinct(dynamic, fixed)
+        return [row for row in rows.values() if row.limit.name == name]
 
     def adjustable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
         """Return the limits of that name, whose amount an operator may change to ``amount``.
@@ -236,22 +265,23 @@ class Inventory(NamedTuple):
     def guards(self, app: flask.Flask, name: str, identity: str, taking: str) -> list[Charge]:
         """Return the identity's charges to the guards of that name that take this act, one per
         bucket. Raises ``OperatorError`` if there is no such guard."""
-        charges: dict[str, Charge] = {}
-        for group, runtime in self._guards(app, taking, name):
-            if callable(runtime.scope):
-                raise OperatorError(
-                    "unfit_scope",
-                    f"The scope of the limit {name!r} is a function of the request, so it cannot "
-                    "be blocked by name. Give the limit a fixed scope, or none.",
-                )
-            limit = limit_of(runtime.limit, self.naming.strategy)
-            for method in group.methods if runtime.per_method else [""]:
-                scope = runtime.scope_for(group.endpoint, method)
-                key = bucket_key(self.naming.prefix(limit, scope), identity)
-                charges[key] = Charge(limit, key)
+        strategies = strategies_taking(taking)
+        fixed, dynamic = self._listed(app, self._sites, name)
+        unfit = [d for d, _ in dynamic if callable(d.scope) and d.name == name]
+        if any(states_strategy(d.limit_provider, d, strategies) for d in unfit):
+            raise OperatorError(
+                "unfit_scope",
+                f"The scope of the limit {name!r} is a function of the request, so it cannot be "
+                "blocked by name. Give the limit a fixed scope, or none.",
+            )
+        charges = {
+            key: Charge(row.limit, key)
+            for row in fixed.values()
+            if row.limit.strategy in strategies and (key := row.bucket(identity))
+        }
         if not charges:
-            guards = self._guards(app, taking)
-            names = {options_of(runtime.limit).name for _, runtime in guards} - {""}
+            rows = self._listed(app, self._sites)[0].values()
+            names = {row.limit.name for row in rows if row.limit.strategy in strategies} - {""}
             listed = ", ".join(map(repr, sorted(names))) or "none"
             raise OperatorError(
                 "unknown_limit",
@@ -259,17 +289,3 @@ class Inventory(NamedTuple):
                 "limit that name.",
             )
         return list(charges.values())
-
-    def _guards(
-        self, app: flask.Flask, taking: str, name: str = ""
-    ) -> Iterator[tuple[Group, RuntimeLimit]]:
-        """Yield every guard, or those of that name, with each endpoint that it applies to; without
-        those that functions return."""
-        strategies = strategies_taking(taking)
-        for definition, group in self.sites(app, name):
-            text = definition.limit_provider
-            with contextlib.suppress(ValueError):  # logged when a request needs it
-                for runtime in () if callable(text) else runtime_limits(definition, text):
-                    options = options_of(runtime.limit)
-                    if options.strategy in strategies and name in ("", options.name):
-                        yield group, runtime

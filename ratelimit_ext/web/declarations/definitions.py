@@ -152,6 +152,14 @@ def _meta_limits(definition: flask_limiter.Limit) -> list[MetaLimit]:
     ]
 
 
+def is_dynamic(definition: flask_limiter.Limit) -> bool:
+    """Return whether a function says which limits the definition has, or their scope."""
+    metas = [*(definition.meta_limits or ())]
+    words = [definition.limit_provider, definition.scope, *metas]
+    words += (getattr(meta, word, "") for meta in metas for word in ("limit_provider", "scope"))
+    return any(map(callable, words))
+
+
 @dataclasses.dataclass(unsafe_hash=True)
 class Limit(Definition, flask_limiter.Limit):
     """A default limit; ``flask_limiter.Limit`` with keywords."""

@@ -251,7 +251,8 @@ class LimitsEngine:
         """See :meth:`Engine.admit`; ``now_us`` is not supported by the stock storages."""
         now = clock.now_us()
         charges = merged(charges)
-        fits = [self._looks(charge) for charge in charges]
+        asked = [(self._limiter(c.limit), self._item(c.limit), c) for c in charges]
+        fits = [limiter.test(item, c.key, cost=c.cost) for limiter, item, c in asked]
         denied = {i for i, c in enumerate(charges) if not fits[i] and c.limit.mode == "enforce"}
         if take:
             banned = any(charges[i].meta for i in denied)
@@ -335,10 +336,6 @@ class LimitsEngine:
     @staticmethod
     def _item(limit: Limit) -> RateLimitItem:
         return _NamedItem(limit.amount, limit.period_us // 1_000_000)
-
-    def _looks(self, charge: Charge) -> bool:
-        limiter = self._limiter(charge.limit)
-        return limiter.test(self._item(charge.limit), charge.key, cost=charge.cost)
 
     def _hits(self, charge: Charge) -> bool:
         limiter = self._limiter(charge.limit)

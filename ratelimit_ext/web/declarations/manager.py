@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
 import flask
-from flask_limiter import ApplicationLimit, ExemptionScope, Limit
+from flask_limiter import ExemptionScope, Limit
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
@@ -89,9 +89,10 @@ class Manager(LimitManager):
         self._copies: WeakSet[Manager] = WeakSet([self])
         #: Called before Flask-Limiter's commands list limits, when all blueprints are registered.
         self.complete: Callable[[flask.Flask], None] = lambda _: None
-        self._policy_blueprints: dict[str, list[Limit]] = {}
-        self._policy_endpoints: dict[str, list[Limit]] = {}
-        #: The limits of a policy's groups, which views and blueprints name.
+        #: The limits of a policy: of blueprints by their whole names, of endpoints, and of groups,
+        #: which views and blueprints name. What is there counts as limited, even without any.
+        self.policy_blueprints: dict[str, list[Limit]] = {}
+        self.policy_endpoints: dict[str, list[Limit]] = {}
         self.groups: dict[str, list[Limit]] = {}
 
     def copy(self) -> Manager:
@@ -191,28 +192,13 @@ class Manager(LimitManager):
             super().add_endpoint_hint(endpoint, callable)
             self.revision += 1
 
-    def add_application_limit(self, limit: ApplicationLimit) -> None:
-        self._add(self._application_limits, [limit])
-
-    def add_default_limit(self, limit: Limit) -> None:
-        self._add(self._default_limits, [limit])
-
-    def add_policy_blueprint(self, name: str, limits: Iterable[Limit]) -> None:
-        """Add a policy's limits of a blueprint by its whole name. It counts as limited, even
-        without any."""
-        self._add(self._policy_blueprints.setdefault(name, []), limits)
-
-    def add_policy_endpoint(self, endpoint: str, limits: Iterable[Limit]) -> None:
-        """Add a policy's limits of an endpoint. It counts as limited, even without any."""
-        self._add(self._policy_endpoints.setdefault(endpoint, []), limits)
-
-    def add_group(self, name: str, limits: Iterable[Limit]) -> None:
-        """Add the limits of a policy's group."""
-        self._add(self.groups.setdefault(name, []), limits)
-
-    def _add(self, present: list[Any], limits: Iterable[Limit]) -> None:
+    def add(self, present: list[Any], limits: Iterable[Limit]) -> None:
+        """Add a policy's limits to some of this manager, equal ones once."""
         present += [limit for limit in limits if limit not in present]
         self.revision += 1
+
+    def add_named(self, named: dict[str, list[Limit]], name: str, limits: Iterable[Limit]) -> None:
+        self.add(named.setdefault(name, []), limits)
 
     def definitions(self) -> Iterator[Limit]:
         return itertools.chain(
@@ -220,16 +206,16 @@ class Manager(LimitManager):
             self._default_limits,
             *self._decorated_limits.values(),
             *self._all_of_blueprints(),
-            *self._policy_blueprints.values(),
-            *self._policy_endpoints.values(),
+            *self.policy_blueprints.values(),
+            *self.policy_endpoints.values(),
             *self.groups.values(),
         )
 
     def is_configured(self, app: flask.Flask, endpoint: str, blueprint: str | None) -> bool:
         """Return whether a policy limits the endpoint, its blueprint or one around that."""
         return (
-            endpoint in self._policy_endpoints
-            or not self._policy_blueprints.keys().isdisjoint(_nesting(blueprint))
+            endpoint in self.policy_endpoints
+            or not self.policy_blueprints.keys().isdisjoint(_nesting(blueprint))
             or bool(self.named_groups(app, endpoint))
         )
 
@@ -276,7 +262,7 @@ class Manager(LimitManager):
 
     def _policy_of_view(self, app: flask.Flask, endpoint: str, method: str) -> list[Limit]:
         """Return a policy's limits of an endpoint, with those of the groups that its view names."""
-        view, limits = app.view_functions[endpoint], self._policy_endpoints.get(endpoint, [])
+        view, limits = app.view_functions[endpoint], self.policy_endpoints.get(endpoint, [])
         if self._route_exemptions.get(get_qualified_name(view), ExemptionScope.NONE):
             return [*limits]
         return [*limits, *self._of_groups(view, *methods_called(view, method))]
@@ -298,7 +284,8 @@ class Manager(LimitManager):
             for limit in limits
             if _is_of_policy(limit) and limit not in (*shared, *unshared)
         ]
-        code = [str(_source(d)) for d in unshared if d.override_defaults and not _is_of_policy(d)]
+        overriding = [d for d in unshared if d.override_defaults and not _is_of_policy(d)]
+        code = [str(getattr(d, "source", "")) for d in overriding]
         view = get_qualified_name(route.app.view_functions[route.endpoint])
         unexempt = self._unexempt(route.app, route.blueprint)
         if self._route_exemptions.get(view) or unexempt != [*_nesting(route.blueprint)]:
@@ -330,7 +317,7 @@ class Manager(LimitManager):
         hinted = [limit for hint in hints for limit in self._decorated(hint)]
         view = app.view_functions.get(endpoint)
         groups = self._of_groups(view, *methods_called(view))
-        return [*decorated, *hinted, *self._policy_endpoints.get(endpoint, ()), *groups]
+        return [*decorated, *hinted, *self.policy_endpoints.get(endpoint, ()), *groups]
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
         self.complete(app)
@@ -401,7 +388,7 @@ class Manager(LimitManager):
         for name in self._unexempt(app, blueprint):
             instance = app.blueprints[name]
             inner = [d for d in self._of_namesakes(app, instance.name) if d not in decorated]
-            limits = [*self._policy_blueprints.get(name, ()), *self._of_groups(instance)]
+            limits = [*self.policy_blueprints.get(name, ()), *self._of_groups(instance)]
             is_innermost = name == blueprint and inner and all(d.override_defaults for d in inner)
             replaces = any(map(_replaces, limits))
             decorated = [*([] if replaces or is_innermost else decorated), *inner]
@@ -427,7 +414,7 @@ class Manager(LimitManager):
         """See Flask-Limiter, which takes registered names of blueprints for their own."""
         scopes = {
             name: self._blueprint_exemptions.get(name, ExemptionScope.NONE)
-            for name in _own_names(app, blueprint_name)
+            for name in [app.blueprints[whole].name for whole in _nesting(blueprint_name)]
         }
         inherited = {n: scope for n, scope in scopes.items() if scope & ExemptionScope.DESCENDENTS}
         return scopes[app.blueprints[blueprint_name].name] & ~ExemptionScope.ANCESTORS, inherited
@@ -466,11 +453,6 @@ def _nesting(blueprint: str | None) -> tuple[str, ...]:
     return tuple(itertools.accumulate(blueprint.split("."), "{}.{}".format)) if blueprint else ()
 
 
-def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:
-    """Return the same, by the names that the blueprints have themselves, each once."""
-    return dict.fromkeys([app.blueprints[name].name for name in _nesting(blueprint)])
-
-
 def _once(limits: Iterable[Limit]) -> list[Limit]:
     """Return the limits, equal ones once: what a view and its blueprint have in common."""
     unique: list[Limit] = []
@@ -485,12 +467,8 @@ def _replaces(limit: Limit) -> bool:
     return getattr(limit, "replaces", False)
 
 
-def _source(limit: Limit) -> object:
-    return getattr(limit, "source", "")
-
-
 def _is_of_policy(limit: Limit) -> bool:
-    return isinstance(_source(limit), Place)
+    return isinstance(getattr(limit, "source", ""), Place)
 
 
 def _check_names(limits: Iterable[Limit]) -> None:

@@ -220,10 +220,10 @@ class PolicyLimits:
         self._manager = manager
         for limit in policy.application:
             application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
-            manager.add_application_limit(application.bind(limiter))
+            manager.add(manager._application_limits, [application.bind(limiter)])
         for limit in policy.default:
             default = Limit(**self._keywords(limit), scope=limit.scope, shared=limit.shared)
-            manager.add_default_limit(default.bind(limiter))
+            manager.add(manager._default_limits, [default.bind(limiter)])
         all_plans = policy.plans.values()
         plans = [self._plan_limit(plan, limit) for plan in all_plans for limit in plan.limits]
 
@@ -239,11 +239,12 @@ class PolicyLimits:
             }
 
         for name, added in named(policy.blueprints, policy.plan_blueprints).items():
-            manager.add_policy_blueprint(name, added)
+            manager.add_named(manager.policy_blueprints, name, added)
         for endpoint, added in named(policy.routes, policy.plan_routes).items():
-            manager.add_policy_endpoint(endpoint, added)
+            manager.add_named(manager.policy_endpoints, endpoint, added)
         for name, group in policy.groups.items():
-            manager.add_group(name, limits(group.limits, with_plans=group.plans is not None))
+            added = limits(group.limits, with_plans=group.plans is not None)
+            manager.add_named(manager.groups, name, added)
         self._targets = named(
             dict.fromkeys(policy.target_places, ()) | {**policy.targets}, policy.plan_targets
         )
@@ -252,10 +253,9 @@ class PolicyLimits:
         """Add the limits of names that are blueprints or endpoints, once all are registered."""
         manager = self._manager
         for name, limits in self._targets.items():
-            if name in app.blueprints:
-                manager.add_policy_blueprint(name, limits)
-            else:
-                manager.add_policy_endpoint(name, limits)
+            is_blueprint = name in app.blueprints
+            named = manager.policy_blueprints if is_blueprint else manager.policy_endpoints
+            manager.add_named(named, name, limits)
 
     def _keywords(self, limit: PolicyLimit) -> dict[str, Any]:
         """Return the keywords of every kind of definition. Raises ``ConfigurationError`` if the

@@ -831,14 +831,14 @@ def test_requests_that_complete_a_policy_together_are_all_limited() -> None:
     chat.get("/")(lambda: "ok")
     app.register_blueprint(chat)
     manager, begun, go_on = limiter.limit_manager, threading.Event(), threading.Event()
-    add = manager.add_policy_blueprint
+    add = manager.add_named
 
     def slowly(*limits: Any) -> None:
         begun.set()
         go_on.wait(5)
         add(*limits)
 
-    manager.add_policy_blueprint = slowly  # type: ignore[method-assign]
+    manager.add_named = slowly  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: app.test_client().get("/").status_code)
         assert begun.wait(5)
