@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Final
@@ -14,12 +14,12 @@ from flask import current_app
 from chatapp.accounts import ADDRESS, EVERYONE, FORMER, SESSION, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import ApiKey, amounts_of
+from chatapp.accounts.store import ApiKey, User, amounts_of
 from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, team_identity, user_identity
-from ratelimit_ext import LogEntry, OperatorError, StorageUnavailable, address_identity
+from ratelimit_ext import Callers, LogEntry, OperatorError, StorageUnavailable, address_identity
 from ratelimit_ext.operators import Operators
 
 PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
@@ -53,17 +53,6 @@ def known_identity(text: str | None) -> str | None:
     return identity
 
 
-def plans_by_name() -> dict[str, str]:
-    return {user.name: user.plan for user in current_services().accounts.users()}
-
-
-def plan_of(identity: str, plans: dict[str, str]) -> str:
-    """Return the user's plan: from the accounts' ``plans``, CHATAPP_PLANS or the default."""
-    name = name_of(identity)
-    services = current_services()
-    return plans.get(name) or services.settings.plans.get(name, services.default_plan)
-
-
 @contextmanager
 def request_of(identity: str, plan: str, *, key: ApiKey | None = None) -> Iterator[None]:
     """A request of that user or team, and with that key, for reading limits. Nothing is charged."""
@@ -87,8 +76,21 @@ def request_of(identity: str, plan: str, *, key: ApiKey | None = None) -> Iterat
         yield
 
 
-class ChatCallers:
-    """What `flask ratelimit` asks of the callers: see `ratelimit_ext.Callers`."""
+class ChatCallers(Callers):
+    """What `flask ratelimit` asks of the callers: see `ratelimit_ext.Callers`. ``users`` are those
+    that have been read, None if unknown."""
+
+    def __init__(self, users: Mapping[str, User | None] | None = None) -> None:
+        self._users = users or {}
+
+    def _user(self, identity: str) -> User | None:
+        name, read = name_of(identity), self._users
+        return read[name] if name in read else current_services().accounts.user(name)
+
+    def batch(self, identities: Collection[str]) -> ChatCallers:
+        names = [name_of(identity) for identity in identities if identity.startswith(USER)]
+        users = current_services().accounts.users(*names) if names else ()
+        return ChatCallers(dict.fromkeys(names) | {user.name: user for user in users})
 
     def identity(self, kind: str, text: str) -> str:
         """A user is a name or `user:NAME`, a team its name or `team:NAME`, a key its public id; an
@@ -126,16 +128,18 @@ class ChatCallers:
         if kind == "api_key" and accounts.find(identity) is None:
             raise unknown("key", identity)
 
-    def plan(self, identity: str) -> str | None:
-        user = current_services().accounts.user(name_of(identity))
-        return plan_of(identity, {} if user is None else {user.name: user.plan})
+    def plan(self, identity: str) -> str:
+        """Return the user's plan: of the account, from CHATAPP_PLANS, or the default."""
+        user, services = self._user(identity), current_services()
+        plans = services.settings.plans
+        return user.plan if user else plans.get(name_of(identity), services.default_plan)
 
     def amounts(self, identity: str) -> Mapping[str, str]:
         accounts = current_services().accounts
         if identity.startswith(TEAM):
             return amounts_of(accounts.team(identity.removeprefix(TEAM)))
         if identity.startswith(USER):
-            return amounts_of(accounts.user(name_of(identity)))
+            return amounts_of(self._user(identity))
         row = accounts.find(identity)
         return {} if row is None else amounts_of(row[0])
 

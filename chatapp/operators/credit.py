@@ -43,7 +43,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
     the change in a sentence. OperatorError for an unknown owner, and if nothing can be given."""
     services, operators = current_services(), callers.shared_operators()
     identity, (user, key, team) = _identity_of(owner, name)
-    units, shown, plans = int(usd * MICRO), callers.name_of(name), callers.plans_by_name()
+    units, shown = int(usd * MICRO), callers.name_of(name)
     with services.database.writing() as connection:  # one after the other
         if not services.database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -73,7 +73,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
             started_at=datetime.now(UTC),
             user=user or identity,
             key_id=key,
-            plan=callers.plan_of(user or identity, plans),
+            plan=callers.ChatCallers().plan(user or identity),
             endpoint="",
             model=SLUG,
             slug=SLUG,

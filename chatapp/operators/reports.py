@@ -36,7 +36,7 @@ def usage(user: str) -> dict[str, object]:
     is_readable = not limiter.enabled or limiter.operators.is_shared
     identity = callers.known_identity(user)
     assert identity is not None
-    plan = callers.plan_of(identity, callers.plans_by_name())
+    plan = callers.ChatCallers().plan(identity)
     with callers.request_of(identity, plan):
         limits, team = None, limiter.identities["team"]()
         identities = {identity, team}
@@ -59,7 +59,7 @@ def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
     process does not see what the workers count."""
     callers.shared_operators()
     services = current_services()
-    plan = callers.ChatCallers().plan(identity) or services.default_plan
+    plan = callers.ChatCallers().plan(identity)
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
     limits = [with_forecast(e, services.reports) for e in left if e.identity == identity]
@@ -152,10 +152,9 @@ def _compare_limits(result: Findings) -> tuple[str, bool]:
     identities = {user for user, month in result.spent_micro_usd if month in months}
     identities -= {*result.running, *result.credited}
     identities = {name for name in identities if not name.startswith(FORMER)}
-    plans = callers.plans_by_name()
-    differences = []
+    plan_of, differences = callers.ChatCallers().plan, []
     for identity in sorted(identities):
-        differences += _differences(identity, callers.plan_of(identity, plans))
+        differences += _differences(identity, plan_of(identity))
     omitted = {*result.running_teams, *(name.removeprefix(TEAM) for name in result.credited)}
     teams = [team.name for team in services.accounts.teams() if team.name not in omitted]
     for team in teams:

@@ -103,7 +103,6 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit, fl
     """Yield the limits in dollars and tokens of these users, keys and teams, and by how many
     seconds this process's clock is ahead of the storage's."""
     services = current_services()
-    plans = callers.plans_by_name()
     for identity in identities:
         owner, key = identity, None
         if callers.public_id(identity):
@@ -113,7 +112,7 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit, fl
             key, owner = row[0], callers.identity_of(row[1].name)
         elif identity == EVERYONE:
             continue
-        with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
+        with callers.request_of(owner, callers.ChatCallers().plan(owner), key=key):
             shown, ahead_s = look(services.limiter)
             for limit in shown:
                 counted = limit.request_args[-2]

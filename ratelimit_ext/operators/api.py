@@ -21,7 +21,7 @@ from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.operators.denials import Denied, denials_of
 from ratelimit_ext.operators.shadow import shadow_results
-from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, Block, Reader, Search, State
+from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, Block, Reader, State
 from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.records.denials import MOST_READ
 from ratelimit_ext.records.overrides import LogEntry, Override
@@ -222,8 +222,8 @@ class Operators:
         readers = self._readers()
         if limit is not None:
             _check_name(limit, readers)
-        search = Search(least, scan, time.monotonic() + seconds, progress)
-        read = [reader.used(limit, search) for reader in readers]
+        bounds: Any = {"least": least, "scan": scan, "until": time.monotonic() + seconds}
+        read = [reader.used(limit, progress=progress, **bounds) for reader in readers]
         ranked = [state for states, _ in read for state in states]
         ranked.sort(key=lambda state: (-state.share, state.row.name, state.identity))
         return ranked, any(is_cut for _, is_cut in read)
@@ -233,16 +233,16 @@ class Operators:
     ) -> list[str]:
         """Forget what all limits but guards have counted of an identity, or the one of that name;
         returns their names. It is written as by operators."""
-        cleared: list[str] = []
         readers = self._readers()
         if limit is not None:
             _check_name(limit, readers)
-        for reader in readers:
-            for state in reader.of_identities(identity):
-                row = state.row
-                wanted = row.limit.visible if limit is None else row.name == limit
-                if wanted and reader.components.engines.primary.clear([state.verdict.charge.key]):
-                    cleared.append(row.name)
+        cleared = [
+            state.row.name
+            for reader in readers
+            for state in reader.of_identities(identity)
+            if (state.row.limit.visible if limit is None else state.row.name == limit)
+            and reader.components.engines.primary.clear([state.bucket])
+        ]
         if not cleared:
             raise OperatorError("nothing_counted", f"Nothing was counted for {identity!r}.")
         self.note("reset", identity, limit=limit or "", reason=reason, by=by)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from itertools import chain, islice
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 import flask
 from limits.storage import RedisStorage, Storage
@@ -16,17 +16,20 @@ from limits.storage import RedisStorage, Storage
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
-from ratelimit_ext.core.key import FORMAT, bucket_key, member_key, parsed_key
+from ratelimit_ext.core.key import FORMAT, BucketName, bucket_key, member_key, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
 from ratelimit_ext.engine.redis import held_calls, stored_names
 from ratelimit_ext.operators.texts import iso_time, span_text, with_times
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.web.components import Components
+from ratelimit_ext.web.declarations.callbacks import Callers
 from ratelimit_ext.web.inventory import Row
 
 #: How many buckets are asked for at once.
 AT_ONCE: Final = 200
+#: Of how many buckets the application is asked at once whose they are.
+AHEAD: Final = 10 * AT_ONCE
 #: How many names of the storage a command reads by default.
 MOST_NAMES: Final = 100_000
 #: How long it reads by default: the application may look up the plan of each identity.
@@ -38,20 +41,12 @@ PAUSES_S: Final = (0.2, 1.0, 3.0)
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000
 
 T = TypeVar("T")
+Progress: TypeAlias = Callable[[int], None]
+#: The limit of a bucket, and its identity; ``None`` for a limit that is not asked for.
+Subject: TypeAlias = tuple[Row, str] | None
+Bucket: TypeAlias = tuple[str, Subject]
 
 NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
-
-
-class Search(NamedTuple):
-    """What a command looks for: identities that have used at least the share ``least`` of a limit.
-
-    It ends after ``most`` names, or when the monotonic clock reaches ``until``. ``progress`` is
-    called after each piece with its number of names."""
-
-    least: float
-    most: int
-    until: float
-    progress: Callable[[int], None]
 
 
 class Block(NamedTuple):
@@ -82,6 +77,10 @@ class State:
     override: Override | None = None
     held: int = 0
     in_line: int = 0
+
+    @property
+    def bucket(self) -> str:
+        return self.verdict.charge.key
 
     @property
     def used(self) -> int:
@@ -160,18 +159,23 @@ class Reader:
     def __init__(self, components: Components, app: flask.Flask) -> None:
         self.components = components
         self.rows = components.inventory.all_rows(app)
-        self._overrides = {(o.limit, o.identity): o for o in _overrides(components)}
+        self._overrides: dict[tuple[str, str], Override] = {}
+        with contextlib.suppress(OperatorError):  # this storage keeps none
+            self._overrides = {(o.limit, o.identity): o for o in components.overrides.all()}
         self._callbacks = components.callbacks
-        callers = components.callbacks.callers
+        self._ask(components.callbacks.callers)
+
+    def _ask(self, callers: Callers) -> None:
         self._plan_of, self._amounts_of = cache(callers.plan), cache(callers.amounts)
 
     def of_identities(self, *texts: str, kind: str | None = None) -> list[State]:
         """Return the states of all limits that count these identities, or of one kind."""
         wanted: dict[str, tuple[Row, str]] = {}
         rows = [row for row in self.rows if kind in (None, row.key)]
+        identity_of = cache(self._callbacks.identity)
         for text in texts:
             for row in rows:
-                identity = self._callbacks.identity(row.kinds, text)
+                identity = identity_of(row.kinds, text)
                 if identity and self._applies(row, identity):
                     wanted.setdefault(row.bucket(identity), (row, identity))
         return self._states(wanted)
@@ -204,45 +208,53 @@ class Reader:
             return False
         return not row.is_optional or self._text(row, identity) is not None
 
-    def used(self, limit: str | None, search: Search) -> tuple[list[State], bool]:
-        """Return the states of what is stored of the limits, or of one by its name; and whether
-        there are more names than were read."""
+    def used(
+        self, limit: str | None, *, least: float, scan: int, until: float, progress: Progress
+    ) -> tuple[list[State], bool]:
+        """Return the states of what is stored of the limits, or of one by its name, of which at
+        least that share is used; and whether there are more names than were read: ``scan``, or
+        those until that time of the monotonic clock."""
         rows = [row for row in self.rows if limit in (None, row.name, row.limit.name)]
         rows = [row for row in rows if row.limit.visible]
-        names, left = self._names(ask=self._patiently), search.most
+        names, left = self._names(ask=self._patiently), scan
+        buckets = self._of_limits(islice(names, left + 1), rows)
         found: dict[str, State] = {}  # SCAN may return a name twice
-        while piece := list(islice(names, min(AT_ONCE, left))):
+        while piece := list(islice(buckets, min(AT_ONCE, left))):
             left -= len(piece)
-            states = self._patiently(partial(self._stored, piece, rows))
-            stored = [state for state in states if state.used]
-            near = [state for state in stored if state.share >= search.least]
-            found.update({state.verdict.charge.key: state for state in near})
-            search.progress(len(piece))
-            if time.monotonic() >= search.until:
+            near = self._patiently(partial(self._states, dict(piece), least))
+            found.update({state.bucket: state for state in near})
+            progress(len(piece))
+            if time.monotonic() >= until:
                 break
-        return list(found.values()), next(names, None) is not None
+        return list(found.values()), next(buckets, None) is not None
 
     def blocks(self, most: int) -> list[Block]:
         """Return what is blocked, of so many names. Also by surges, which no operator sets; not
         what a guard in shadow would deny."""
         log, strategies = self.components.overrides.log(), strategies_taking("unblock")
         codes = [f"{traits_of(strategy).code}:" for strategy in strategies]
-        names = [name for code in codes for name in islice(self._names(code), most)]
+        names = chain.from_iterable(islice(self._names(code), most) for code in codes)
         rows = (row for row in self.rows if row.limit.mode == "enforce")
-        stored = self._stored(names, (row for row in rows if row.limit.strategy in strategies))
+        guards = (row for row in rows if row.limit.strategy in strategies)
+        buckets, stored = self._of_limits(names, guards), list[State]()
+        while piece := list(islice(buckets, AT_ONCE)):
+            stored += self._states(dict(piece))
         return [_block(state, log) for state in stored if not state.verdict.allowed]
 
-    def _stored(self, names: Iterable[str], rows: Iterable[Row]) -> list[State]:
-        """Return the states of the buckets of these names, as far as they are of these limits."""
+    def _of_limits(self, names: Iterable[str], rows: Iterable[Row]) -> Iterator[Bucket]:
+        """Yield each name of a bucket, with its limit if it is one of these."""
         by_prefix: dict[str, list[Row]] = {}
         for row in rows:
             by_prefix.setdefault(row.prefix, []).append(row)
-        wanted: dict[str, tuple[Row, str]] = {}
-        for name in names:
-            parts = parsed_key(name)
-            if parts is not None and (own := by_prefix.get(parts.prefix)):
-                wanted[name] = self._of_plan(own, parts.identity), parts.identity
-        return self._states(wanted)
+        ahead = iter(names)
+        while piece := list(islice(ahead, AHEAD)):
+            parsed = [(name, parsed_key(name) or BucketName("", "")) for name in piece]
+            buckets = [(name, by_prefix.get(of.prefix, []), of.identity) for name, of in parsed]
+            owner = self._callbacks.owner
+            owners = {owner(own[0].kinds, identity) for _, own, identity in buckets if own}
+            self._ask(self._callbacks.callers.batch(owners))
+            for name, own, identity in buckets:
+                yield name, (self._of_plan(own, identity), identity) if own else None
 
     def _of_plan(self, rows: list[Row], identity: str) -> Row:
         plan = self._plan(rows[0], identity) if len(rows) > 1 else None
@@ -267,27 +279,31 @@ class Reader:
             time.sleep(pause_s)
         return look()
 
-    def _states(self, wanted: Mapping[str, tuple[Row, str]]) -> list[State]:
-        states = []
-        items = list(wanted.items())
+    def _states(self, wanted: Mapping[str, Subject], least: float | None = None) -> list[State]:
+        """Return the states of buckets; with a share, only of those that have used something, and
+        at least that."""
+        states: list[State] = []
+        items = [(key, *subject) for key, subject in wanted.items() if subject]
         for start in range(0, len(items), AT_ONCE):
-            part = [(key, *self._own(row, name)) for key, (row, name) in items[start:][:AT_ONCE]]
-            charges = [Charge(row.limit, key) for key, row, _ in part]
+            part = [(key, who, *self._own(row, who)) for key, row, who in items[start:][:AT_ONCE]]
+            charges = [Charge(row.limit, key) for key, _, row, _ in part]
             decision = self.components.engines.primary.admit(charges, take=False)
             verdicts = {verdict.charge.key: verdict for verdict in decision.verdicts}
-            held = self._held([key for key, row, _ in part if row.limit.held])
-            states += [
+            read = [
                 State(
                     row=row,
-                    identity=wanted[key][1],
+                    identity=who,
                     verdict=verdicts[key],
                     now_us=decision.now_us,
                     override=override,
-                    held=held.get(key, 0),
                     in_line=_in_line(decision, place) if row.limit.wait else 0,
                 )
-                for place, (key, row, override) in enumerate(part)
+                for place, (key, who, row, override) in enumerate(part)
             ]
+            if least is not None:
+                read = [state for state in read if state.used and state.share >= least]
+            held = self._held([state.bucket for state in read if state.row.limit.held])
+            states += [replace(state, held=held.get(state.bucket, 0)) for state in read]
         return states
 
     def _own(self, row: Row, identity: str) -> tuple[Row, Override | None]:
@@ -324,13 +340,6 @@ class Reader:
 def _in_line(decision: Decision, place: int) -> int:
     own, at = decision.part(place)
     return own.overdrawn(at) or 0
-
-
-def _overrides(components: Components) -> list[Override]:
-    try:
-        return components.overrides.all()
-    except OperatorError:  # this storage keeps none
-        return []
 
 
 def _block(state: State, log: Sequence[LogEntry]) -> Block:

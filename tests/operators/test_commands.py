@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from flask import Blueprint, Flask, g
 from flask.views import MethodView
 from limits.storage import MemoryStorage
 
-from ratelimit_ext import CheckedPolicy, Limiter, OperatorError
+from ratelimit_ext import Callers, CheckedPolicy, Limiter, OperatorError
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.operators import texts, usage
 from ratelimit_ext.operators.api import all_operators
+from ratelimit_ext.web.declarations.callbacks import AnyCallers
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
@@ -297,6 +298,36 @@ def test_a_search_ends_in_time(
     assert 0 < len(found) <= 25
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
     assert "Reading" in run(console, "near").stderr
+
+
+def test_a_search_reads_plans_and_amounts_together(
+    worker: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of many identities at once, where the application can; never those of all."""
+    monkeypatch.setattr(usage, "AHEAD", 5)
+    asked: list[int] = []
+
+    class Known(AnyCallers):
+        def amounts(self, identity: str) -> Mapping[str, str]:
+            raise AssertionError(identity)
+
+        def batch(self, identities: Collection[str]) -> Callers:
+            asked.append(len(identities))
+            return Doubled(self._identities)
+
+    class Doubled(AnyCallers):
+        def amounts(self, identity: str) -> Mapping[str, str]:
+            return {"pace": "6/minute"}
+
+    for number in range(12):
+        call(worker, "/chat/", key=f"c{number}")
+    with worker.app_context():
+        operators = all_operators()
+        operators.callers = Known(operators.identities)
+        states, _ = operators.used("pace")
+    assert len(states) == 12
+    assert {state.share for state in states} == {1 / 6}
+    assert 0 < max(asked) <= 5
 
 
 def test_a_search_asks_for_a_bounded_number_at_once(

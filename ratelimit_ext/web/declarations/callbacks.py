@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -73,6 +73,11 @@ class Callers(Protocol):
     def amounts(self, identity: str) -> Mapping[str, str]:
         """Return the identity's amounts, as of ``amount_loader``."""
         return {}
+
+    def batch(self, identities: Collection[str]) -> Callers:
+        """Return what is asked next about the plans and amounts of these identities: an application
+        may read them all at once."""
+        return self
 
 
 class ChangeLog(Protocol):

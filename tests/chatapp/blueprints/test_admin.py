@@ -19,12 +19,13 @@ import pytest
 import redis
 from flask import Flask, get_template_attribute
 from flask.testing import FlaskClient
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
 from chatapp.accounts import store
 from chatapp.accounts.people import People
-from chatapp.accounts.store import Accounts
+from chatapp.accounts.store import Accounts, UserChange
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.blueprints.admin import users as users_page
@@ -37,6 +38,7 @@ from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import shared_operators, slugs_by_upstream
 from chatapp.services import services_of
+from ratelimit_ext.core.charge import Charge
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -1036,6 +1038,26 @@ def test_what_limits_hold_is_shown(
     assert f'name="name" value="{upstream[7:]}"' in lifting.partition("</form>")[0]
     send(client, "unblock_model", name=upstream[7:])
     assert "Nothing is blocked." in client.get("/admin/limits").text
+
+
+def test_callers_near_a_limit_are_read_together(
+    app: Flask, admin: FlaskClient, accounts: Accounts
+) -> None:
+    """Their plans and amounts: one query for all users, and none for each."""
+    names, read = [f"user-{number}" for number in range(30)], list[str]()
+    accounts.import_users([UserChange(name, {}) for name in names], default_plan="starter")
+    accounts.set_amount("user", names[7], "usd-day", "0.50 usd/day")
+    with app.app_context():
+        rows = [row for row in shared_operators().rows() if row.name == "usd-day"]
+        for name in names:
+            charge = Charge(rows[0].limit, rows[0].bucket(f"user:{name}"), 450_000)
+            services_of(app).limiter._components.engines.primary.admit([charge])
+    with services_of(app).database.reading() as connection:
+        engine = connection.engine
+    event.listen(engine, "before_cursor_execute", lambda *words: read.append(words[2]))
+    near = csv.DictReader(io.StringIO(admin.get("/admin/limits?csv=near").text))
+    assert [row["identity"] for row in near if row["limit"] == "usd-day"] == [f"user:{names[7]}"]
+    assert len([sql for sql in read if "FROM users" in sql]) == 1
 
 
 def test_a_surge_is_listed_and_ended(
