@@ -233,8 +233,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     "Over" is the share of calls that used more than estimated. Only answered calls with a reported
     usage count.
     """
-    rows = current_services().reports.estimates(since=call.query.since)
-    return list(map(reports.estimates_as_json, rows))
+    return current_services().reports.estimates(since=call.query.since)
 
 
 @Action(
@@ -249,7 +248,7 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
     since = datetime.now(UTC) - call.query.since
     rows = current_services().reports.outcomes(since=since, top=1000)
-    return list(map(reports.outcomes_as_json, rows))
+    return [{name: row[name] for name in row if name != "statuses"} for row in rows]
 
 
 @Action(

@@ -100,25 +100,6 @@ class DayTotal(Spending):
     day: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How the calls of one model ended, by their status; ``provider`` is the upstream's name."""
-
-    provider: str
-    slug: str
-    calls: Mapping[Status, int]
-
-    @property
-    def total(self) -> int:
-        return sum(self.calls.values())
-
-    @property
-    def failures(self) -> Mapping[Status, int]:
-        """The calls that failed, for no fault of their request, the most frequent status first."""
-        failed = {status: count for status, count in self.calls.items() if status not in NO_FAILURE}
-        return dict(sorted(failed.items(), key=lambda item: -item[1]))
-
-
 class Latency(NamedTuple):
     """How many milliseconds answers took to begin: half of them at most the first figure, 95 % at
     most the second."""
@@ -126,31 +107,6 @@ class Latency(NamedTuple):
     calls: int
     p50_ms: int
     p95_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """Tokens of one kind in all calls of a model. ``calls_over`` is the number of calls that used
-    more than was estimated."""
-
-    estimated: int
-    used: int
-    calls_over: int
-
-    @property
-    def ratio(self) -> float:
-        """Used to estimated tokens: below 1 too much was held, above 1 too little."""
-        return self.used / max(1, self.estimated)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEstimates:
-    """The answered calls of one model whose usage its provider reported; at least one."""
-
-    slug: str
-    calls: int
-    input: Tokens
-    output: Tokens
 
 
 def midnight() -> datetime:
@@ -197,12 +153,7 @@ class Reports:
         return self._sum(_filtered(select(COST), user=user, since=since))
 
     def settled_micro_usd(
-        self,
-        user: str | None,
-        since: datetime,
-        *,
-        team: str | None = None,
-        key: str | None = None,
+        self, user: str | None, since: datetime, *, team: str | None = None, key: str | None = None
     ) -> int:
         """Return the part of it that limits hold once no call is running; of a user, a team or a
         key, or of all.
@@ -272,16 +223,22 @@ class Reports:
         query = query.order_by(COST.desc(), func.count().desc(), BY_SUBJECT).limit(top)
         return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
 
-    def outcomes(self, *, since: datetime, top: int) -> Sequence[Outcomes]:
-        """Return how calls ended, by upstream and model: the ``top`` by failures, then by calls."""
+    def outcomes(self, *, since: datetime, top: int) -> Sequence[dict[str, Any]]:
+        """Return how calls ended, by upstream and model: the ``top`` by failures, then by calls.
+        ``how`` they failed, for no fault of their request, begins with the most frequent status."""
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
         query = query.where(CALLS.c.status != CREDITED)
         counts: dict[tuple[str, str], dict[Status, int]] = {}
         for provider, slug, status, count in self._rows(query):
             counts.setdefault((provider, slug), {})[status] = int(count)
-        outcomes = [Outcomes(*name, calls) for name, calls in counts.items()]
-        outcomes.sort(key=lambda row: (-sum(row.failures.values()), -row.total, row.slug))
+        outcomes: list[dict[str, Any]] = []
+        for (upstream, model), statuses in counts.items():
+            failed = sorted(statuses.keys() - NO_FAILURE, key=lambda status: -statuses[status])
+            row = {"upstream": upstream, "model": model, "calls": sum(statuses.values())}
+            how = {status: statuses[status] for status in failed}
+            outcomes.append({**row, "failed": sum(how.values()), "how": how, "statuses": statuses})
+        outcomes.sort(key=lambda row: (-row["failed"], -row["calls"], row["model"]))
         return outcomes[:top]
 
     def latencies(
@@ -297,9 +254,10 @@ class Reports:
             counts.setdefault(tuple(values), []).append((ms, count))
         return {values: _latency(sorted(calls)) for values, calls in counts.items()}
 
-    def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
-        """Estimates and usages by model, by slug. Failures and estimated usages are left out: they
-        say nothing about a model."""
+    def estimates(self, *, since: datetime | None) -> Sequence[dict[str, Any]]:
+        """Estimates and usages of answered calls by model, by slug; ``calls_over`` used more than
+        was estimated. Failures and estimated usages are left out: they say nothing about a model.
+        """
         query = select(
             CALLS.c.slug,
             func.count(),
@@ -307,13 +265,15 @@ class Reports:
             *_compared(CALLS.c.estimated_output_tokens, CALLS.c.output_tokens),
         ).where(*BILLED)
         query = _filtered(query, since=since).group_by(CALLS.c.slug).order_by(CALLS.c.slug)
-        # PostgreSQL sums integers to decimals.
-        return [
-            ModelEstimates(
-                row[0], int(row[1]), Tokens(*map(int, row[2:5])), Tokens(*map(int, row[5:8]))
-            )
-            for row in self._rows(query)
-        ]
+        rows: list[dict[str, Any]] = []
+        for slug, *numbers in self._rows(query):
+            calls, *sums = map(int, numbers)  # PostgreSQL sums integers to decimals
+            rows.append({"slug": slug, "calls": calls})
+            for kind, (estimated, used, over) in {"input": sums[:3], "output": sums[3:]}.items():
+                named = {"estimated": estimated, "used": used, "calls_over": over}
+                shares = {"ratio": used / max(1, estimated), "over": over / calls}
+                rows[-1] |= {kind: named, **{f"{kind}_{of}": n for of, n in shares.items()}}
+        return rows
 
     def recent_outputs(self) -> Sequence[tuple[str, int]]:
         """Return slugs and output tokens of the last RECENT_CALLS with a bill, the oldest first."""

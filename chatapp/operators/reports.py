@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
-from chatapp.ledger.reports import MICRO, ModelEstimates, Outcomes, midnight
+from chatapp.ledger.reports import MICRO, midnight
 from chatapp.ledger.retention import prune
 from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
@@ -212,20 +211,6 @@ def latencies(since: datetime) -> list[dict[str, object]]:
 
 def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:
     return {**alert, **{name: alert[name] / MICRO for name in ("spent", "amount")}}
-
-
-def outcomes_as_json(outcomes: Outcomes) -> dict[str, object]:
-    failed = sum(outcomes.failures.values())
-    named = {"upstream": outcomes.provider, "model": outcomes.slug}
-    return {**named, "calls": outcomes.total, "failed": failed, "how": outcomes.failures}
-
-
-def estimates_as_json(estimates: ModelEstimates) -> dict[str, object]:
-    shown = asdict(estimates)
-    for kind, tokens in (("input", estimates.input), ("output", estimates.output)):
-        shown[f"{kind}_ratio"] = tokens.ratio
-        shown[f"{kind}_over"] = tokens.calls_over / estimates.calls
-    return shown
 
 
 def counted(number: int, thing: str) -> str:

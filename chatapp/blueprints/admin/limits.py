@@ -49,7 +49,7 @@ def limits() -> ResponseReturnValue:
                 }
                 for row in upstreams
             ),
-            "calls": ({**reports.outcomes_as_json(row), "statuses": row.calls} for row in outcomes),
+            "calls": outcomes,
         },
         at=at,
         shares=[(share, f"{share} %") for share in NEAR],
