@@ -13,6 +13,7 @@ from chatapp.actions.action import Action, Call, Change, Duration, FieldError, F
 from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
+from chatapp.ledger.billing_report import ADDRESSES, admin_key
 from chatapp.ledger.reports import CREDITED, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.operators import amounts, arguments, blocks, callers, reports, restoration
@@ -68,6 +69,13 @@ class Ago(Listed):
 class OfUser(Fields):
     since: Day | None = Field(None, description="Only from this day on: 2026-11-25, friday, 7d.")
     user: str | None = Field(None, description="Only of this user: NAME, or ip:ADDRESS.")
+
+
+class Reconciled(Fields):
+    since: Day = Field("30d", validate_default=True, description="From this day on; default 30d.")
+    until: Day = Field("0d", validate_default=True, description="To its end; default 0d, today.")
+    provider: Literal["openai", "anthropic"] | None = Field(None, description="Only this one.")
+    project: str | None = Field(None, description="Only this project, or Anthropic's workspace.")
 
 
 class Pruning(Change):
@@ -273,6 +281,30 @@ def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
 def check_ledger(call: Call) -> dict[str, Any]:
     """Check for unfinished calls, wrong costs and limits that disagree."""
     return reports.check(callers.known_identity(call.query.user), call.query.since)
+
+
+@Action("GET /ledger/reconcile", "read", query=Reconciled, command="ledger reconcile")
+def reconcile_ledger(call: Call) -> dict[str, Any]:
+    """Compare the ledger with the providers' reports, by day and model, and say why they differ.
+
+    OPENAI_ADMIN_KEY and ANTHROPIC_ADMIN_KEY need the right to read usage and costs. Problems raise
+    alerts.
+    """
+    query, end = call.query, call.query.until + timedelta(days=1)
+    if end <= query.since:
+        raise FieldError("until", '"until" is before "since"; send a later day.')
+    if query.project and not query.provider:
+        raise FieldError("provider", 'Send "provider", to which the project belongs.')
+    known = [name for name in ADDRESSES if admin_key(name)] or ADDRESSES
+    chosen = [query.provider] if query.provider else known
+    compared = [reports.reconcile(n, query.since, end, project=query.project) for n in chosen]
+    days = [row for rows, _ in compared for row in rows]
+    return {
+        **{f"{of}_usd": sum(row[f"{of}_usd"] for row in days) for of in ("ledger", "reported")},
+        "unexplained_usd": sum(row["causes"].get("unexplained", 0) for row in days),
+        "days": days,
+        "problems": [sentence for _, found in compared for sentence in found],
+    }
 
 
 @Action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")

@@ -18,6 +18,7 @@ Type = Literal[
     "usage.unusual",
     "key.capped",
     "key.exhausted",
+    "ledger.differs",
     "alert.test",
 ]
 
@@ -56,8 +57,8 @@ class Alert:
     @property
     def sentence(self) -> str:
         match self.type:
-            case "alert.test":
-                return "This is a test of chatapp's spending alerts."
+            case "alert.test" | "ledger.differs":
+                return _printable(self.name or "This is a test of chatapp's spending alerts.")
             case "key.capped" | "key.exhausted":
                 upstream, _, key = self.identity.partition("/")
                 at = self.resets_at

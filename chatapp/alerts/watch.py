@@ -222,7 +222,7 @@ class Watch:
     def _raise_refused_keys(self) -> None:
         """Raise which keys providers refuse: once until they accept them, or a day if unknown."""
         for place, refused in list(self._refused_keys.items()):
-            self._raise(
+            self.raise_alert(
                 Alert(
                     type="key.exhausted" if refused.model else "key.capped",
                     identity=f"{refused.upstream}/{refused.key}",
@@ -288,7 +288,7 @@ class Watch:
             resets_at=budget.resets_at,
             **facts,
         )
-        self._raise(alert)
+        self.raise_alert(alert)
 
     def _spent(self, budget: Standing) -> int:
         """Return what the ledger has settled in the budget's window."""
@@ -320,7 +320,7 @@ class Watch:
             today.bar = max(today.bar, int(today.usual * self._rules.times))
         if today.spent < today.bar or today.is_done:
             return
-        self._raise(
+        self.raise_alert(
             Alert(
                 type="usage.unusual",
                 identity=user,
@@ -338,7 +338,7 @@ class Watch:
         costs = [day.cost_micro_usd for day in days if day.cost_micro_usd and day.day != today]
         return sum(costs) // len(costs) if len(costs) >= LEAST_DAYS else 0
 
-    def _raise(self, alert: Alert) -> None:
+    def raise_alert(self, alert: Alert) -> None:
         if table.remember(self._database, alert):
             log.warning("%s", alert.sentence)
             if self._deliveries:

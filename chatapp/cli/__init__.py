@@ -28,6 +28,7 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 WITHOUT_LIMITS: Final = (
     *("chat admin-keys list ", "chat alerts ", "chat db ", "chat spend ", "chat keys list "),
     *("chat users list ", "chat users export ", "chat teams list ", "chat prices "),
+    "chat ledger reconcile ",
     *(f"chat ledger {name} " for name in ("days", "calls", "outcomes", "estimates", "prune")),
 )
 #: Commands that need no upstream: they read no identity, of which an upstream's name is one.

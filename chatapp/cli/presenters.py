@@ -50,6 +50,16 @@ def findings(answer: Mapping[str, Any]) -> None:
         click.echo(printable(problem), err=True)
 
 
+def differences(answer: Mapping[str, Any]) -> None:
+    """Days and models that differ by more than rounding, the sums, and problems."""
+    rows = [row for row in answer["days"] if row["causes"].keys() - {"rounding"}]
+    amounts = [f"{of}_{unit}" for unit in ("tokens", "usd") for of in ("ledger", "reported")]
+    output.echo_table_of(rows, columns=["day", "model", *amounts, "causes"], empty="None differs.")
+    output.echo_fields({name: value for name, value in answer.items() if name.endswith("_usd")})
+    for problem in answer["problems"]:
+        click.echo(printable(problem), err=True)
+
+
 def missing(answer: Mapping[str, Any]) -> None:
     """Limits that count less than the ledger has, and what comes next."""
 
@@ -109,6 +119,7 @@ PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {
     "get_usage": usage,
     "list_traffic": traffic,
     "check_ledger": findings,
+    "reconcile_ledger": differences,
     "restore_limits": missing,
     "import_users": imported,
     "list_teams": teams,

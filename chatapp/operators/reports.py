@@ -9,16 +9,20 @@ from typing import Any, Final
 from chatapp.accounts import ADDRESS, EVERYONE, FORMER, TEAM, USER
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
+from chatapp.catalogue import providers_file
+from chatapp.ledger import billing_report
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
+from chatapp.ledger.reconciliation import compare, problems
 from chatapp.ledger.reports import MICRO, midnight
 from chatapp.ledger.retention import prune
 from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
+from chatapp.server.valid_files import PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
 from chatapp.web.current_request import team_identity
-from ratelimit_ext import OperatorError
+from ratelimit_ext import OperatorError, toml_line
 from ratelimit_ext.operators import printable
 
 # A window without an anchor opens when its first call is admitted, just before the call's time.
@@ -105,6 +109,31 @@ def check(identity: str | None, since: datetime | None) -> dict[str, Any]:
     counts = {"calls": result.calls, "running": len(result.running), "unpriced": result.unpriced}
     found = {"limits": compared, "problems": result.problems, "differ": differ}
     return {**counts, "spent": spent, **found}
+
+
+def reconcile(
+    provider: str, since: datetime, until: datetime, *, project: str | None = None
+) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Compare the ledger with a provider's reports; returns what differs, and the problems, which
+    raise alerts. OperatorError if a report cannot be read."""
+    services, host = current_services(), f"{provider}.com"
+    tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams.items()
+    ours = {n for n, of in tables if of.protocol == provider and host in (of.base_url or host)}
+    # Calls of the day before may be reported on the first day.
+    calls = services.reports.calls(since=since - timedelta(days=1), until=until)
+    mine = (row for row in calls if row["provider"] in ours)
+    try:
+        lines = list(billing_report.read(provider, since, until, project=project))
+    except billing_report.ReportError as error:
+        raise OperatorError("no_report", f"{error}.") from error
+    rows = list(compare(mine, lines, services.catalogue, provider, since))
+    found = list(problems(rows))
+    facts: dict[str, Any] = {"identity": EVERYONE, "spent": 0, "amount": 0, "since": since}
+    for sentence in found:
+        if services.alerts is not None:
+            alert = Alert(type="ledger.differs", name=sentence, **facts)
+            services.alerts.get().raise_alert(alert)
+    return rows, found
 
 
 def prune_ledger(days: int, *, reason: str, by: str) -> int:

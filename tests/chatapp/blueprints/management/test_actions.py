@@ -33,9 +33,11 @@ from chatapp.alerts.table import remember
 from chatapp.alerts.webhook import Webhook
 from chatapp.blueprints.management.access import DOCUMENT
 from chatapp.blueprints.management.routes import bp
+from chatapp.catalogue.usage import Usage
 from chatapp.cli.chat import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.billing_report import ADDRESSES, variable
 from chatapp.ledger.reports import Reports
 from chatapp.services import services_of
 from chatapp.settings import signing_key
@@ -45,6 +47,7 @@ from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.description import text
 from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.biller import Biller, reporting
 from tests.chatapp.ledger.calls import begun, finished
 from tests.promise import promised
 from tests.servers import eventually
@@ -505,6 +508,11 @@ REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("chat ledger outcomes", "/ledger/outcomes", rows()),
     ("chat ledger days", "/ledger/days", rows()),
     ("chat ledger days --by model --since 2d", "/ledger/days?by=model&since=2d", rows()),
+    (
+        "chat ledger reconcile --provider anthropic --since 5d",
+        "/ledger/reconcile?provider=anthropic&since=5d",
+        whole,
+    ),
     ("chat ledger traffic", "/ledger/traffic", rows()),
     ("chat plans list", "/plans", rows()),
     ("chat providers check", "/providers", upstreams),
@@ -575,7 +583,19 @@ def worked(
     services_of(worker).limiter._components.recorder.flush()
 
 
-@pytest.mark.usefixtures("worked")
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A provider that reports a call of another key, and none of the ledger's."""
+    provider = Biller("anthropic")
+    at = datetime.now(UTC) - timedelta(days=3)
+    provider.bill("claude-haiku-4-5", Usage(9, 9), at, key="key-of-another")
+    monkeypatch.setenv(variable("anthropic"), "sk-ant-admin-of-a-test")
+    with reporting(provider) as url:
+        monkeypatch.setitem(ADDRESSES, "anthropic", url)
+        yield
+
+
+@pytest.mark.usefixtures("worked", "reported")
 def test_a_report_is_that_of_its_command(app: Flask, api: Api, accounts: Accounts) -> None:
     """With the same rows and names, also where both select. The names are promised."""
 
