@@ -272,6 +272,21 @@ def test_an_impossible_name_is_refused(console: Flask, name: str) -> None:
     run(console, "block", "user", name, status=2)
 
 
+def test_an_operators_pause_is_an_overload(
+    provider: UpstreamServer, make_app: AppMaker, uri: str, console: Flask
+) -> None:
+    """The fallback serves. Without one, clients get the wait and the status of an overload."""
+    run(console, "providers", "pause", "openai", "--for", "2h")
+    refused = ask(make_app(RATELIMIT_STORAGE_URI=uri), model="gpt-5.4-mini")
+    assert (refused.status_code, refused.json["code"]) == (503, "server_is_overloaded")
+    assert 7190 < int(refused.headers["Retry-After"]) <= 7200
+    assert provider.calls == []
+    fallbacks = {"gpt-5.4-mini": "claude-haiku-4-5"}
+    choosy = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_FALLBACK_MODELS=fallbacks)
+    with ask(choosy, model="gpt-5.4-mini") as answered:
+        assert (answered.status_code, answered.json["model"]) == (200, "claude-haiku-4-5")
+
+
 def test_a_providers_pause_is_lifted_with_its_model(
     provider: UpstreamServer, worker: Flask, console: Flask
 ) -> None:
