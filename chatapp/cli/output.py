@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import accumulate
 from typing import Any, Final
 
 import click
@@ -17,6 +19,8 @@ from ratelimit_ext.operators import printable, time_text
 from ratelimit_ext.terminal import echo_json as echo_plain_json
 from ratelimit_ext.terminal import echo_table, progress_bar
 
+#: The width of a list in a table's cell: a team may have 10,000 members.
+WIDTH: Final = 120
 INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
 echo_json: Final = partial(echo_plain_json, default=plain)
 
@@ -32,8 +36,8 @@ def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:
 def echo_table_of(
     rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = (), empty: str = ""
 ) -> None:
-    """Print rows as aligned columns. Those with a question mark need a value in one of the rows, as
-    do all if none are named.
+    """Print rows as aligned columns, long lists cut. Those with a question mark need a value in
+    one of the rows, as do all if none are named.
 
     Without rows, `empty` is printed on standard error: standard output stays empty for scripts.
     """
@@ -47,7 +51,7 @@ def echo_table_of(
         if name not in optional or not all(_is_empty(row.get(name)) for row in rows)
     ]
     heads = [name.upper().replace("_", " ") for name in names]
-    echo_table(heads, [[_cell(row.get(name)) for name in names] for row in rows])
+    echo_table(heads, [[_cell(row.get(name), WIDTH) for name in names] for row in rows])
 
 
 def echo_fields(item: Mapping[str, Any]) -> None:
@@ -73,12 +77,16 @@ def _is_empty(value: object) -> bool:
     return value is None or value is False or value in ("", [], {})
 
 
-def _cell(value: object) -> str:
+def _cell(value: object, width: float = math.inf) -> str:
     match value:
         case Mapping():
-            text = ", ".join(f"{name}={_cell(item)}" for name, item in value.items())
+            text = _cell([f"{name}={_cell(item)}" for name, item in value.items()], width)
         case list() | tuple():
-            text = ", ".join(map(_cell, value))
+            items = [_cell(item) for item in value]
+            ends = accumulate(len(item) + 2 for item in items)
+            shown = max(1, sum(end <= width for end in ends))
+            more = [f"{len(items) - shown:,} more"] if len(items) > shown else []
+            text = ", ".join(items[:shown] + more)
         case float():
             text = f"{value:.6f}".rstrip("0").rstrip(".")
         case bool():

@@ -244,7 +244,8 @@ class Operators:
             and reader.components.engines.primary.clear([state.bucket])
         ]
         if not cleared:
-            raise OperatorError("nothing_counted", f"Nothing was counted for {identity!r}.")
+            counted = f"{identity!r} by {limit!r}" if limit else repr(identity)
+            raise OperatorError("nothing_counted", f"Nothing was counted for {counted}.")
         self.note("reset", identity, limit=limit or "", reason=reason, by=by)
         return cleared
 
@@ -329,13 +330,13 @@ class Operators:
         return self._first(act)
 
     def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
-        """Return what is blocked, among the ``scan`` names that are read of the storage."""
+        """Return what is blocked, sorted, among the ``scan`` names that are read of the storage."""
         blocks = {
             (block.limit, block.identity): block
             for reader in self._readers()
             for block in reader.blocks(scan)
         }
-        return list(blocks.values())
+        return [block for _, block in sorted(blocks.items())]
 
     # -- overrides, and the log ------------------------------------------------------------------
 

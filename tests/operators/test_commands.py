@@ -404,9 +404,11 @@ def test_blocks_say_who_and_until_when(worker: Flask, console: Flask) -> None:
     limiter: Limiter = worker.extensions["ratelimit_ext"][0]
     with worker.app_context():
         limiter.operators.block("stop", "ann", for_s=3600)
-        limiter.operators.block("stop", "bob")
+        for name in ("dan", "bob", "cat"):
+            limiter.operators.block("stop", name)
     limiter.operators.note("block", "ann", limit="stop", reason="leaked key", by="olga")
     found = {each["identity"]: each for each in read(console, "blocks")}
+    assert list(found) == ["ann", "bob", "cat", "dan"]
     assert (found["ann"]["by"], found["ann"]["note"]) == ("olga", "leaked key")
     until = datetime.fromisoformat(found["ann"]["until"])
     assert abs(until - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
@@ -429,7 +431,9 @@ def test_reset_forgets_what_was_counted(worker: Flask, console: Flask) -> None:
     assert read(console, "reset", "ann", "--by", "olga")["reset"] == ["50 per 1 hour", "pace"]
     assert [each["identity"] for each in read(console, "blocks")] == ["ann"]
     assert call(worker, "/chat/", 1, "bob") == [429]
-    assert "Nothing was counted for 'zoe'" in run(console, "reset", "zoe", status=1).stderr
+    assert "Nothing was counted for 'zoe'." in run(console, "reset", "zoe", status=1).stderr
+    refused = run(console, "reset", "zoe", "--limit", "pace", status=1).stderr
+    assert "Nothing was counted for 'zoe' by 'pace'." in refused
     newest = read(console, "log")[0]
     assert (newest["action"], newest["identity"], newest["by"]) == ("reset", "ann", "olga")
 

@@ -1,6 +1,8 @@
 """flask --app wsgi chat …"""
 
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -215,6 +217,17 @@ def test_a_plan_is_set(app: Flask) -> None:
         line.split() for line in run(app, "plans", "list").output.splitlines()
     ]
     assert "no user" in run(app, "users", "set", "bob", "--plan", "pro", status=1).output
+
+
+def test_a_long_cell_is_cut(app: Flask, tmp_path: Path) -> None:
+    """A table shows as many users as have room, and how many more there are; JSON has all."""
+    names = [f"user{number:03}" for number in range(200)]
+    (tmp_path / "users.csv").write_text("\n".join(["user", *names]))
+    run(app, "users", "import", str(tmp_path / "users.csv"))
+    [line] = [line for line in run(app, "plans", "list").output.splitlines() if "user000" in line]
+    assert line.split(maxsplit=2)[2].split(", ") == [*names[:13], "187 more"]
+    listed = json.loads(run(app, "plans", "list", "--json").output)
+    assert [row["users"] for row in listed if row["users"]] == [names]
 
 
 def test_a_plan_that_the_policy_lost_is_shown(app: Flask, accounts: Accounts) -> None:
