@@ -171,7 +171,8 @@ def reset(call: Call) -> dict[str, Any]:
     body = call.body
     call.operator.check_limits(body.identity, body.name)
     cleared = shared_operators().reset(body.identity, body.name, **call.why)
-    return {"identity": body.identity, "reset": cleared}
+    done = f"Reset {', '.join(cleared)} of {body.identity}."
+    return {"identity": body.identity, "reset": cleared, "done": done}
 
 
 @Action("GET /blocks", "read", order="limit identity")

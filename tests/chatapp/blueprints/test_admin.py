@@ -576,6 +576,25 @@ def test_a_provider_is_paused(admin: FlaskClient) -> None:
     assert "offline no longer pauses" in send(admin, "resume_provider", **form).text
 
 
+def test_a_limit_starts_afresh(
+    make_app: AppMaker, uri: str, admin: FlaskClient, accounts: Accounts
+) -> None:
+    """On the page of the user, for the limits that have counted something."""
+    key = accounts.create_key("bob", plan="starter", default_plan="starter").text
+    page = "/admin/user?name=bob"
+    assert "/admin/act/reset" not in admin.get(page).text
+    asked = {"json": {"message": "hi"}, "headers": {"Authorization": f"Bearer {key}"}}
+    assert (
+        make_app(RATELIMIT_STORAGE_URI=uri).test_client().post("/chat", **asked).status_code == 200
+    )
+    used = admin.get(page).text
+    assert "1 of 100 requests" in used
+    assert "/admin/act/reset" in used
+    done = send(admin, "reset", identity="user:bob", name="plan", back=page).text
+    assert "Reset plan of user:bob." in done
+    assert "1 of 100 requests" not in done
+
+
 def test_no_page_shows_a_commands_flags() -> None:
     """They are for a terminal; the documents have them."""
     pages = sorted((Path(POLICY_FILE).parent / "templates" / "admin").glob("*.html"))
