@@ -132,7 +132,9 @@ class KeyFields(Change):
     models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
     files: bool | None = Field(None, description="Let the key name files that providers store.")
     traffic_class: Class | None = Field(
-        None, alias="class", description="Its class of traffic, such as batch; null: the plan's."
+        None,
+        alias="class",
+        description="Its class, such as batch; null, or an empty text in a command: its plan's.",
     )
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 

@@ -271,8 +271,8 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
 def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
     """Show how slow providers are: how long their answers took to begin, by upstream and model.
 
-    At most so long did half of the answers take (p50), and 95 % of them (p95). A streamed answer
-    begins with its first byte, any other when all of it is generated.
+    Half of the answers took at most p50, and 95 % of them at most p95. A streamed answer begins
+    with its first byte, any other when all of it is generated.
     """
     return reports.latencies(datetime.now(UTC) - call.query.since)
 

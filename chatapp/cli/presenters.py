@@ -62,22 +62,12 @@ def differences(answer: Mapping[str, Any]) -> None:
 
 def missing(answer: Mapping[str, Any]) -> None:
     """Limits that count less than the ledger has, and what comes next."""
-
-    def amount(unit: str, units: int) -> object:
-        return f"{units / MICRO:.6f}" if unit == "usd" else units
-
-    limits = answer["limits"]
-    rows = [
-        {
-            **{name: limit[name] for name in ("identity", "limit", "unit")},
-            **{
-                name: amount(limit["unit"], units)
-                for name, units in zip(("counts", "ledger", "missing"), limit["usage"], strict=True)
-            },
-        }
-        for limit in limits
-    ]
-    output.echo_table_of(rows, empty="No limit counts less than the ledger.")
+    limits, names, rows = answer["limits"], ("counts", "ledger", "missing"), []
+    for limit in limits:
+        units = [f"{n / MICRO:.6f}" if limit["unit"] == "usd" else n for n in limit["usage"]]
+        rows.append({**limit, **dict(zip(names, units, strict=True))})
+    columns = ("identity", "limit", "unit", *names)
+    output.echo_table_of(rows, columns=columns, empty="No limit counts less than the ledger.")
     if limits:
         end = "charged." if answer["applied"] else "to charge. Nothing was changed; use --apply."
         click.echo(f"{counted(len(limits), 'limit')} {end}")
@@ -93,16 +83,11 @@ def imported(answer: Mapping[str, Any]) -> None:
 
 def teams(rows: Sequence[Mapping[str, Any]]) -> None:
     """With the shares of members, if there are any."""
-    shown = [
-        {
-            **row,
-            "shares": {
-                f"{name_of(share['identity'])} {share['limit']}": share["text"]
-                for share in row.get("shares", ())
-            },
-        }
-        for row in rows
-    ]
+    shown = []
+    for row in rows:
+        shares = row.get("shares", ())
+        texts = {f"{name_of(each['identity'])} {each['limit']}": each["text"] for each in shares}
+        shown.append({**row, "shares": texts})
     output.echo_table_of(shown, columns=("team", "limits", "users", "shares?", "ahead?"))
 
 

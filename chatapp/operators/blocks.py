@@ -114,11 +114,8 @@ def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Answer:
     """Send no call to an upstream for that time, as if it were overloaded: fallbacks serve. Running
     calls continue. OperatorError for an upstream without a model that has a key."""
     operators, for_s = callers.shared_operators(), length.total_seconds()
-    identities = _identities_of(upstream)
-    changed = [
-        operators.block(COOL_DOWN, identity, for_s=for_s, reason="overloaded")
-        for identity in identities
-    ]
+    names = _identities_of(upstream)
+    changed = [operators.block(COOL_DOWN, n, for_s=for_s, reason="overloaded") for n in names]
     until = datetime.now(UTC) + length
     if not any(changed):
         done = f"{upstream} already pauses for at least that time."
