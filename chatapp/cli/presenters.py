@@ -13,7 +13,7 @@ from chatapp.ledger.reports import MICRO
 from chatapp.operators.callers import name_of
 from chatapp.operators.reports import counted
 from chatapp.services import current_services
-from ratelimit_ext.operators import NOT_SHARED, printable
+from ratelimit_ext.operators import NOT_SHARED, printable, span_text
 
 RESTORE: Final = (
     "If the limits' storage has lost its data, `chat ledger restore` shows what is missing, and "
@@ -22,7 +22,13 @@ RESTORE: Final = (
 
 
 def usage(answer: Mapping[str, Any]) -> None:
-    click.echo(json.dumps(answer, indent=2, sort_keys=False))
+    """Print what a caller has spent, and what is left of each limit until it is full again."""
+    names = ("name", "limit", "remaining", "unit", "share", "forecast")
+    rows = [
+        {n: row.get(n) for n in names} | {"full again": span_text(int(row["reset_after"] * 1e6))}
+        for row in answer["limits"] or ()
+    ]
+    call({**answer, "limits": rows})
     if answer["limits"] is None:
         click.echo(f"The limits are missing. {NOT_SHARED}", err=True)
 
@@ -75,8 +81,7 @@ def missing(answer: Mapping[str, Any]) -> None:
 
 def imported(answer: Mapping[str, Any]) -> None:
     """With keys, these alone on standard output."""
-    keys = answer["keys"]
-    if keys:
+    if keys := answer["keys"]:
         output.echo_csv(("user", "key"), keys.items())
     click.echo(answer["done"], err=bool(keys))
 

@@ -120,8 +120,7 @@ def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Answer:
     if not any(changed):
         done = f"{upstream} already pauses for at least that time."
         return {"done": done, "changed": False, "until": None}
-    end_s = until.timestamp()
-    callers.note("pause", upstream, limit=COOL_DOWN, until=end_s, reason=reason, by=by)
+    callers.note("pause", upstream, limit=COOL_DOWN, until=until.timestamp(), reason=reason, by=by)
     done = f"{upstream} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
     return {"done": done, "changed": True, "until": until}
 

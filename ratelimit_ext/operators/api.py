@@ -331,12 +331,9 @@ class Operators:
 
     def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
         """Return what is blocked, sorted, among the ``scan`` names that are read of the storage."""
-        blocks = {
-            (block.limit, block.identity): block
-            for reader in self._readers()
-            for block in reader.blocks(scan)
-        }
-        return [block for _, block in sorted(blocks.items())]
+        found = (block for reader in self._readers() for block in reader.blocks(scan))
+        blocks = {(block.limit, block.identity): block for block in found}
+        return [blocks[name] for name in sorted(blocks)]
 
     # -- overrides, and the log ------------------------------------------------------------------
 

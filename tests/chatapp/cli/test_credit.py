@@ -46,7 +46,7 @@ def worker(make_app: AppMaker, uri: str, provider: object, accounts: Accounts) -
 
 def left(app: Flask) -> dict[str, float]:
     """Of her budgets, in micro-dollars that are used."""
-    limits = json.loads(run(app, "usage", "alice").stdout)["limits"]
+    limits = json.loads(run(app, "usage", "alice", "--json").stdout)["limits"]
     money = [each for each in limits if each["unit"] == "usd"]
     return {each["name"]: round((each["limit"] - each["remaining"]) * 1e6) for each in money}
 
@@ -91,7 +91,7 @@ def test_the_clocks_of_the_ledger_and_of_redis_may_differ(
         connection.execute(update(CALLS).values(started_at=began))
     run(console, "credit", "0.0001", "--user", "alice")
     assert left(console) == {"usd-hour": 110, "usd-day": 110, "usd-month": 110}
-    limits = json.loads(run(console, "usage", "alice").stdout)["limits"]
+    limits = json.loads(run(console, "usage", "alice", "--json").stdout)["limits"]
     assert [3500 < e["reset_after"] <= 3600 for e in limits if e["name"] == "usd-hour"] == [True]
 
 

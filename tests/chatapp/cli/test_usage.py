@@ -63,16 +63,21 @@ def test_it_prints_what_the_user_sees(key: PresentedKey, app: Flask) -> None:
     """By NAME and by user:NAME; nothing is charged."""
     usage = ask(app, key)
     for name in ("alice", "user:alice"):
-        printed = json.loads(run(app, "usage", name).stdout)
+        printed = json.loads(run(app, "usage", name, "--json").stdout)
         assert settled(printed) == settled(usage)
     assert printed["limits"]
     assert printed["spent"]["today_usd"] > 0
+    head, _, table = run(app, "usage", "alice").stdout.partition("\n\n")
+    assert head.splitlines()[:2] == ["user: alice", "plan: pro"]
+    assert "today_usd=0.0" in head
+    assert re.search(r"^NAME +LIMIT +REMAINING +UNIT +FULL AGAIN$", table, re.MULTILINE)
+    assert re.search(r"^plan +2000 +1999 +requests +1 d$", table, re.MULTILINE)
 
 
 def test_it_tells_of_an_address(app: Flask) -> None:
     """For callers without a name."""
     usage = ask(app)
-    printed = json.loads(run(app, "usage", "ip:127.0.0.1").stdout)
+    printed = json.loads(run(app, "usage", "ip:127.0.0.1", "--json").stdout)
     assert printed["user"] == "ip:127.0.0.1"
     assert settled(printed)["limits"] == settled(usage)["limits"]
     assert (printed["plan"], printed["spent"]) == (usage["plan"], usage["spent"])
@@ -83,7 +88,7 @@ def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask
     ask(app, key)
 
     def left() -> int:
-        limits = json.loads(run(app, "usage", "alice").stdout)["limits"]
+        limits = json.loads(run(app, "usage", "alice", "--json").stdout)["limits"]
         return next(limit["remaining"] for limit in limits if limit["name"] == "plan")
 
     assert left() == 1999
@@ -128,6 +133,8 @@ def test_forecasts_are_listed(
 
 def test_limits_in_memory_are_left_out(key: PresentedKey, make_app: AppMaker) -> None:
     """The command's own limits would be unused ones."""
-    result = run(make_app(), "usage", "alice")
-    assert json.loads(result.stdout)["limits"] is None
+    app = make_app()
+    assert json.loads(run(app, "usage", "alice", "--json").stdout)["limits"] is None
+    result = run(app, "usage", "alice")
+    assert result.stdout.startswith("user: alice\nplan: pro\n")
     assert "the memory of each worker" in result.stderr

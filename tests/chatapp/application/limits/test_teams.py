@@ -99,7 +99,7 @@ def test_a_member_sees_the_teams_budget(start: Callable[[], Flask]) -> None:
     app = start()
     assert ask(app, key).status_code == 200
     assert services_of(app).ledger.flush()
-    for shown in (usage_of(app, key), json.loads(run(app, "usage", "ada").stdout)):
+    for shown in (usage_of(app, key), json.loads(run(app, "usage", "ada", "--json").stdout)):
         assert shown["team"] == "research"
         (budget,) = [each for each in shown["limits"] if each["name"] == "team-usd-month"]
         assert (budget["limit"], budget["unit"], budget["anchor"]) == (1000, "usd", "month")
