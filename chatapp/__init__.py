@@ -115,6 +115,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})
     chosen = settings.from_config(app.config)
+    _add_log_handlers(app)
     _join_embedded_storage(app)
     if cli.from_command_line() and not cli.serves():
         # An operator waits longer than a request may.
@@ -145,7 +146,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     alerts = _alerts(chosen, database, reports)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
-    _add_log_handlers(app)
     cli.install(app, limiter, database)
     with guards_file.added(app.config, app.config.get(POLICY)):
         limiter.init_app(app)

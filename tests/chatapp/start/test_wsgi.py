@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +108,21 @@ def test_the_first_call_imports_nothing() -> None:
     assert found["within_calls"] == []
     assert found["frozen"] > 100_000
     assert found["collects"]
+
+
+def test_each_warning_of_the_start_has_its_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also one about the upstreams, which are made before the limits."""
+    file = tmp_path / "providers.toml"
+    upstream = '[upstreams.acme]\nprotocol = "openai"\nmodels_of = "openai"\n'
+    file.write_text(f'version = 1\n{upstream}keys = ["env:ACME_KEY"]\n')
+    monkeypatch.setenv("CHATAPP_PROVIDERS_FILE", str(file))
+    logged = lines("import sys; sys.stderr = sys.stdout; import wsgi")
+    assert re.fullmatch(
+        r"\[[-\d]+ [:,\d]+\] WARNING in __init__: Upstream acme: there is no key in ACME_KEY.*",
+        logged[0],
+    )
 
 
 @pytest.mark.parametrize(
