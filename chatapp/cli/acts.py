@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, Final, Literal, get_args, get_origin
 
 import click
@@ -210,8 +211,10 @@ class _Command:
         row = self._row
         assert row.order is not None
         if as_csv:
-            sys.stdout.writelines(csv_of(row.order, answer, query))
-            return
+            lines = csv_of(row.order, answer, query)
+            if (head := next(lines, None)) is not None:
+                sys.stdout.writelines(chain([head], lines))
+                return
         rows, more = page(row.order, answer, query)
         if as_json:
             output.echo_json(rows)

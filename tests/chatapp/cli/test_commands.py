@@ -219,6 +219,14 @@ def test_a_plan_is_set(app: Flask) -> None:
     assert "no user" in run(app, "users", "set", "bob", "--plan", "pro", status=1).output
 
 
+def test_an_empty_csv_says_so(app: Flask) -> None:
+    """On standard error: standard output stays empty for scripts."""
+    for words in (("spend", "--month", "last"), ("ledger", "calls", "--user", "ip:192.0.2.7")):
+        printed = run(app, *words, "--csv")
+        assert (printed.stdout, printed.stderr) == ("", run(app, *words).stderr)
+        assert printed.stderr == "There are no calls that match these options.\n"
+
+
 def test_a_long_cell_is_cut(app: Flask, tmp_path: Path) -> None:
     """A table shows as many users as have room, and how many more there are; JSON has all."""
     names = [f"user{number:03}" for number in range(200)]
