@@ -58,14 +58,14 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
         spent = [micro_usd for counted, _, micro_usd in budgets if counted == identity]
         most = min(units, max(spent, default=0))
         if not most:
-            lacks = "No budget counts anything now" if spent else "There is no budget in dollars"
+            lacks = "Nothing is spent in the budgets" if spent else "There is no budget in dollars"
             settled = services.reports.settled_micro_usd(user, month_start(), team=team, key=key)
             if spent and settled > 0:
                 lacks = "Credits of a user, a key or a team have given back all that counts"
             raise OperatorError(
                 "nothing_spent",
-                f"{lacks} of {shown}. To let them spend more than a budget, use "
-                "`flask ratelimit override set`.",
+                f"{lacks} of {shown}. To let them spend more than a budget, set an amount that "
+                "ends, as `flask ratelimit override set` does.",
             )
         refunds = [(budget, min(most, micro_usd)) for _, budget, micro_usd in budgets]
         row = Call(
