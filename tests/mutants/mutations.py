@@ -1,34 +1,46 @@
-"""What is changed: one comparison, sign, constant, bound or condition of a file."""
+"""What is changed: one comparison, sign, constant, bound or condition of a file. Or one statement
+is left out, or changes its place with the next."""
 
 from __future__ import annotations
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
+
+from lupa.lua51 import LuaRuntime, LuaSyntaxError
 
 ENGINE, STRATEGIES = "ratelimit_ext/engine", "ratelimit_ext/strategies"
-RATES = "tests/strategies"
+RATES, HELD = "tests/strategies", "tests/engine/test_reservations.py"
+LINES = ("tests/engine/test_line.py", "tests/engine/test_lines.py")
+HISTORIES = "tests/engine/test_histories.py"
 #: The files, and the tests of the fast tier, or beside it, that are about them.
 TESTS = {
-    f"{ENGINE}/admit.lua": ("tests/engine/test_admission.py", "tests/engine/test_full_storage.py"),
-    f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", "tests/engine/test_reservations.py"),
-    f"{STRATEGIES}/reservations.lua": (
-        *("tests/engine/test_reservations.py", "tests/engine/test_claims.py"),
+    f"{ENGINE}/admit.lua": (
+        *("tests/engine/test_admission.py", "tests/engine/test_full_storage.py", LINES[0], RATES),
+        *("tests/engine/test_claims.py", "tests/engine/test_fair.py", HISTORIES),
     ),
-    f"{STRATEGIES}/line.lua": ("tests/engine/test_line.py", "tests/engine/test_lines.py"),
-    f"{STRATEGIES}/concurrency.lua": (
-        *("tests/engine/test_line.py", "tests/engine/test_reservations.py"),
-    ),
-    f"{STRATEGIES}/fixed_window.lua": (RATES,),
-    f"{STRATEGIES}/sliding_window.lua": (RATES,),
-    f"{STRATEGIES}/sliding_window_counter.lua": (RATES,),
-    f"{STRATEGIES}/token_bucket.lua": (RATES,),
-    f"{STRATEGIES}/line.py": ("tests/engine/test_line.py",),
+    f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", HELD, HISTORIES),
+    f"{STRATEGIES}/reservations.lua": (HELD, "tests/engine/test_claims.py", HISTORIES),
+    f"{STRATEGIES}/line.lua": LINES,
+    f"{STRATEGIES}/concurrency.lua": (LINES[0], HELD, HISTORIES),
+    f"{STRATEGIES}/fixed_window.lua": (RATES, HISTORIES),
+    f"{STRATEGIES}/sliding_window.lua": (RATES, HISTORIES),
+    f"{STRATEGIES}/sliding_window_counter.lua": (RATES, HISTORIES),
+    f"{STRATEGIES}/token_bucket.lua": (RATES, HISTORIES),
+    f"{STRATEGIES}/line.py": LINES,
     "ratelimit_ext/web/request/waiting_room.py": ("tests/web/test_wait.py",),
-    "ratelimit_ext/settlements/queue.py": ("tests/settlements/test_queue.py",),
+    "ratelimit_ext/settlements/queue.py": (
+        *("tests/settlements/test_queue.py", "tests/settlements/test_journal.py"),
+    ),
     f"{ENGINE}/outage.py": ("tests/engine/test_outage.py",),
-    f"{ENGINE}/outage_store.py": ("tests/engine/test_outage_store.py",),
+    f"{ENGINE}/outage_store.py": (
+        "tests/engine/test_outage_store.py",
+        "tests/engine/test_outage.py",
+    ),
 }
 
 LUA = (
@@ -49,6 +61,8 @@ LUA = (
     (r"\bnot ", ""),
     (r"(?<![\w.'%<])0(?![\w.'])", "1"),
     (r"(?<![\w.'%<I])1(?![\w.'])", "2"),
+    (r"(?<=if ).+?(?= then)", "true"),
+    (r"(?<=if ).+?(?= then)", "false"),
 )
 PYTHON = (
     (r" <= ", " < "),
@@ -69,44 +83,147 @@ PYTHON = (
     (r"\bTrue\b", "False"),
     (r"\bFalse\b", "True"),
     (r"(?<![\w.])0(?![\w.])", "1"),
+    (r"(?<=if )\S.*(?=:$)", "True"),
+    (r"(?<=if )\S.*(?=:$)", "False"),
 )
+#: A Lua statement of one line that changes something.
+STATEMENT = re.compile(
+    r"(?!local |return |break|if |for |while |else|end|strategies\.\w+ = )"
+    r"(?P<set>[\w.\[\], +*()-]+? = )?(?P<rest>.*[\w)\]}'])"
+)
+NAMES = re.compile(r"[A-Za-z_]\w*")
 #: Not code, or not about what is decided.
 LEFT_OUT = re.compile(r"^\s*(?:--|#|import|from|\"|@|_logger)|: Final|TypeAlias|^local \w*FORMAT")
 
 
 @dataclass(frozen=True)
 class Mutant:
+    """One line, or two of them, that are others."""
+
     file: str
     line: int
     before: str
     after: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: `{self.before.strip()}` → `{self.after.strip()}`"
+        return f"{self.file}:{self.line}: {self.change}"
+
+    @property
+    def change(self) -> str:
+        before, after = (" ⏎ ".join(map(str.strip, text.split("\n"))) for text in self.texts)
+        return f"`{before}` → `{after}`"
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        return self.before, self.after
 
     def applied(self, text: str) -> str:
-        lines = text.split("\n")
-        assert lines[self.line - 1] == self.before
-        lines[self.line - 1] = self.after
-        return "\n".join(lines)
+        lines, end = text.split("\n"), self.line + self.before.count("\n")
+        assert "\n".join(lines[self.line - 1 : end]) == self.before
+        return "\n".join([*lines[: self.line - 1], self.after, *lines[end:]])
 
 
 def mutants_of(root: Path, file: str) -> Iterator[Mutant]:
-    """Yield all of a file, in the order of its lines. Comments and docstrings stay."""
+    """Yield all of a file that are programs, in the order of its lines. Comments and docstrings
+    stay."""
+    text = (root / file).read_text("utf-8")
+    is_lua = file.endswith(".lua")
+    for mutant in (*_other_words(file, text), *_other_statements(file, text)):
+        if (_is_lua if is_lua else _is_python)(mutant.applied(text)):
+            yield mutant
+
+
+def _other_words(file: str, text: str) -> Iterator[Mutant]:
     rules, in_text = (LUA if file.endswith(".lua") else PYTHON), False
-    for number, line in enumerate((root / file).read_text("utf-8").split("\n"), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         quotes = line.count('"""')
         if in_text or quotes:
             in_text ^= quotes == 1
             continue
         if LEFT_OUT.search(line):
             continue
-        code = re.split(r"  ?-- |  # ", line)[0]
+        code = _without_comment(line)
         for pattern, new in rules:
             for found in re.finditer(pattern, code):
                 after = line[: found.start()] + new + line[found.end() :]
-                yield Mutant(file, number, line, after)
+                if after != line:
+                    yield Mutant(file, number, line, after)
 
+
+def _other_statements(file: str, text: str) -> Iterator[Mutant]:
+    """Yield mutants without a statement, and with two of them in the other order, if one needs the
+    other or both are calls."""
+    lines, is_lua = text.split("\n"), file.endswith(".lua")
+    statements = dict(_lua_statements(lines) if is_lua else _python_statements(text))
+    for number, (sets, uses) in statements.items():
+        line, after = lines[number - 1 : number + 1]
+        indent = line[: len(line) - len(line.lstrip())]
+        yield Mutant(file, number, line, indent + ("do end" if is_lua else "pass"))
+        if number + 1 in statements and len(after) - len(after.lstrip()) == len(indent):
+            sets_then, uses_then = statements[number + 1]
+            are_calls = not sets and not sets_then
+            if are_calls or sets & (uses_then | sets_then) or sets_then & uses:
+                yield Mutant(file, number, f"{line}\n{after}", f"{after}\n{line}")
+
+
+#: By its line, the names that a statement sets and uses.
+Statements: TypeAlias = Iterator[tuple[int, tuple[set[str], set[str]]]]
+
+
+def _lua_statements(lines: list[str]) -> Statements:
+    for number, line in enumerate(lines, 1):
+        if LEFT_OUT.search(line) or not (code := _without_comment(line).strip()):
+            continue
+        found = STATEMENT.fullmatch(code)
+        if found and (found["set"] or re.match(r"[\w.]+\(", code)) and "function" not in code:
+            sets = set(NAMES.findall(found["set"] or ""))
+            yield number, (sets, set(NAMES.findall(found["rest"])))
+
+
+def _python_statements(text: str) -> Statements:
+    """Yield calls, and what changes an object or a name that has a value: without the first value
+    of a name, a test would fail in any case."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for function in ast.walk(ast.parse(text)):
+        seen = Counter[str]()
+        for node in ast.walk(function) if isinstance(function, functions) else ():
+            sets = set[str]()
+            if isinstance(node, ast.Assign | ast.AugAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                words = " ".join(map(ast.unparse, targets))
+                seen[words] += 1 if isinstance(node, ast.Assign) else 2
+                if not re.search(r"[.\[]", words) and seen[words] < 2:
+                    continue
+                sets = set(NAMES.findall(words)) - {"self"}
+            elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
+                continue
+            words = ast.unparse(node)
+            if node.lineno == node.end_lineno and "_logger" not in words:
+                yield node.lineno, (sets, set(NAMES.findall(words)) - {"self"})
+
+
+def _without_comment(line: str) -> str:
+    return re.split(r"  ?-- |  # ", line)[0]
+
+
+def _is_lua(text: str) -> bool:
+    try:
+        LuaRuntime().compile(text)
+    except LuaSyntaxError:
+        return False
+    return True
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
+#: Mutants that no test can notice, by file and change, and why.
+SAME: dict[str, dict[str, str]] = {}
 
 #: Defects of November 2026, as they would be in the present code: by name what is written instead,
 #: in which file. The simulator alone finds each of them.

@@ -170,6 +170,27 @@ def test_a_deciding_clock_past_midnight_has_the_next_window(
     assert (verdict.remaining, verdict.receipt) == (2, tomorrow)
 
 
+@pytest.mark.parametrize(
+    ("days", "us", "ends"),
+    [
+        *((-1, 0, 0), (0, -1, 0), (0, 0, 1), (1, -1, 1), (1, 0, 2), (2, -1, 2), (2, 0, 3)),
+        *((3, -1, 3), (3, 0, 4)),
+    ],
+)
+def test_a_window_ends_with_its_last_microsecond(
+    world: World, monkeypatch: pytest.MonkeyPatch, days: int, us: int, ends: int
+) -> None:
+    """Whatever day the worker's clock is in, by the clock that decides the next window begins at
+    midnight, and counts from then on. After the windows that the worker knows, they are equal."""
+    limit = Limit(2, DAY, "fixed-window", anchor="day")
+    midnight = instant_us("2027-05-01T00:00:00", "UTC")
+    parameters = FixedWindow().parameters(limit, midnight + DAY // 2)
+    monkeypatch.setattr(limit.algorithm, "parameters", lambda *_: parameters)
+    world.now_us = midnight + days * DAY + us
+    assert world.call(limit).receipt == midnight + ends * DAY
+    assert world.passed(limit, 3) == 1
+
+
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("anchor", ["day", "week", "month"])
 def test_known_windows_hold_until_they_end(anchor: str, zone: str) -> None:
