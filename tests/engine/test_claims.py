@@ -199,6 +199,14 @@ def test_a_budget_in_use_may_refill_sooner(engine: Engine) -> None:
     assert (denial.reason, denial.retry_after_us) == ("budget-in-use", 300_000)
 
 
+def test_a_part_of_a_unit_is_not_divided(engine: Engine) -> None:
+    """Four of a bucket are left but for a seven-millionth of one: a call gets half of three."""
+    bucket = Limit(3, 7 * SECOND, "token-bucket", burst=4, unit="usd")
+    settle(engine, claimed(engine, bucket, 1, cost=1), 1, 1)
+    answer = claimed(engine, bucket, 2, (4, 1, 1, 1), cost=1, now_us=START + 2_333_333)
+    assert parts(answer) == [(1, 0, 2)]
+
+
 def test_a_mark_is_no_call(redis_client: redis.Redis) -> None:
     """What operators see holds an estimate: calls, in the bucket's string and beside it."""
     server = RedisEngine(VirtualClient(redis_client), redis.RedisError)

@@ -112,6 +112,21 @@ def test_calls_in_flight_are_counted_and_make_nobody_known(
         engine.admit([slot._replace(cost=0), charge(DAILY, "10.0.0.1")])
 
 
+@pytest.mark.parametrize("lease", [0, HOUR], ids=["spent", "held"])
+@pytest.mark.parametrize("estimate", [100, 0])
+def test_a_budget_makes_its_caller_known(
+    client: redis.Redis, engine: RedisEngine, estimate: int, lease: int
+) -> None:
+    """By what is spent of it, with or without a call in flight. One that is in flight is enough."""
+    engine.admit([charge(MONEY, "ada", estimate)], hold=Hold(7, lease))
+    fill(client)
+    if estimate or lease:
+        assert engine.admit([charge(DAILY, "ada"), charge(MONEY, "ada", 0)]).admitted
+    else:
+        with pytest.raises(StorageFull):
+            engine.admit([charge(DAILY, "ada"), charge(MONEY, "ada", 0)])
+
+
 def test_a_bucket_of_everybody_is_known(client: redis.Redis, engine: RedisEngine) -> None:
     """A new day starts for a shared limit, also on a full server."""
     fill(client)

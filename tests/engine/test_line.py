@@ -68,6 +68,22 @@ def test_a_part_of_a_unit(world: World) -> None:
     assert queued(world, limit).retry_after_us == 150 * SECOND
 
 
+def test_the_smallest_part_of_a_unit(world: World) -> None:
+    """A request waits for it, too: what is missing is a seven-millionth of a token. It takes no
+    other token's place."""
+    two = Limit(3, 7 * SECOND, "token-bucket", burst=2, wait=9 * SECOND)
+    limit = replace(two, burst=1)
+    assert queued(world, two).allowed
+    world.wait(us=2_333_333)
+    assert queued(world, two).allowed
+    world.engine.reset("")
+    assert queued(world, limit).allowed
+    world.wait(us=2_333_333)
+    assert queued(world, limit, number=1).retry_after_us == 1
+    world.wait(us=1)
+    assert queued(world, limit, number=1, waited_s=0.000001).allowed
+
+
 def test_who_waits_keeps_those_after_it_waiting(world: World) -> None:
     """Until it starts, no one passes it, however little they cost; who leaves makes room."""
     assert world.passed(PACE, 10) == 10
@@ -374,6 +390,50 @@ def test_a_lower_class_wakes_who_waits(
     assert message is not None
     assert int(message["data"]) == 5
     assert woken.get_message(timeout=0.001) is None
+
+
+@pytest.mark.parametrize("verb", ["settle", "release"])
+@pytest.mark.parametrize("over", ["ada", "bob"])
+def test_a_call_that_ends_no_longer_counts_for_its_member(
+    redis_client: redis.Redis, over: str, verb: str
+) -> None:
+    """Two members have nine calls each, more than a bucket's string has. One of them ends: it is
+    its member's turn, whose worker is woken."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    woken = redis_client.pubsub(ignore_subscribe_messages=True)
+    woken.subscribe(CHANNEL)
+    woken.get_message(timeout=1)
+    slots = replace(SLOTS, amount=18, wait=60 * SECOND, fair=True)
+    other = {"ada": "bob", "bob": "ada"}[over]
+    calls = [other] * 9 + [over] * 9 + [other, over]
+    for number, member in enumerate(calls, 1):
+        charge = Charge(slots.of_member(member), "b")
+        world.engine.admit([charge], hold=Hold(number, MINUTE, 0))
+    charge, hold = Charge(slots.of_member(over), "b"), Hold(18, MINUTE)
+    change = Change(charge, hold, verb, (hold.id, 0)[: 2 if verb == "settle" else 1])
+    assert world.engine.settle([change])
+    message = woken.get_message(timeout=30)
+    assert message is not None
+    assert int(message["data"]) == 20
+
+
+def test_a_refund_wakes_the_second_in_line(redis_client: redis.Redis) -> None:
+    """The first has room, though a seven-millionth of a token is missing, and looks in a
+    microsecond as it is. So the turn of the second is earlier by a token."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    woken = redis_client.pubsub(ignore_subscribe_messages=True)
+    woken.subscribe(CHANNEL)
+    woken.get_message(timeout=1)
+    limit = Limit(3, 7 * SECOND, "token-bucket", burst=2, wait=60 * SECOND)
+    taken = queued(world, limit)
+    assert queued(world, limit).allowed
+    for number in (1, 2):
+        assert not queued(world, limit, number=number).allowed
+    world.wait(us=2_333_333)
+    assert world.settle(taken, -1) == 1
+    redis_client.publish(CHANNEL, 0)
+    messages = [woken.get_message(timeout=30) for _ in range(2)]
+    assert [int(each["data"]) for each in messages if each] == [2, 0]
 
 
 def test_a_limit_becomes_fair_while_its_slots_are_taken(world: World) -> None:

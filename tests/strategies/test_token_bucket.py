@@ -61,6 +61,17 @@ def test_fractions_of_a_rare_token_add_up(world: World) -> None:
     assert world.call(limit).allowed
 
 
+def test_the_smallest_part_of_a_token_is_missing(world: World) -> None:
+    """Three in seven seconds: after 2,333,333 µs a seven-millionth is missing, and none is left."""
+    limit = Limit(3, 7 * SECOND, "token-bucket", burst=1)
+    world.call(limit)
+    world.wait(us=2_333_333)
+    assert (world.left(limit), world.call(limit).retry_after_us) == (0, 1)
+    world.wait(us=1)
+    assert world.left(limit) == 1
+    assert world.call(limit).allowed
+
+
 def test_a_refund_never_overfills(world: World) -> None:
     """A refund after a long pause fills the bucket, and no more."""
     limit = Limit(60, MINUTE, "token-bucket", burst=10)
