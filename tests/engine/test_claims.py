@@ -200,11 +200,15 @@ def test_a_budget_in_use_may_refill_sooner(engine: Engine) -> None:
 
 
 def test_a_part_of_a_unit_is_not_divided(engine: Engine) -> None:
-    """Four of a bucket are left but for a seven-millionth of one: a call gets half of three."""
+    """Four of a bucket are left but for a seven-millionth of one: a call gets half of three. A
+    microsecond later it is half of four."""
     bucket = Limit(3, 7 * SECOND, "token-bucket", burst=4, unit="usd")
     settle(engine, claimed(engine, bucket, 1, cost=1), 1, 1)
-    answer = claimed(engine, bucket, 2, (4, 1, 1, 1), cost=1, now_us=START + 2_333_333)
+    now_us, claim = START + 2_333_333, (4, 1, 1, 1)
+    answer = claimed(engine, bucket, 2, claim, cost=1, now_us=now_us)
     assert parts(answer) == [(1, 0, 2)]
+    settle(engine, answer, 2, 0, now_us=now_us)
+    assert parts(claimed(engine, bucket, 3, claim, cost=1, now_us=now_us + 1)) == [(2, 0, 2)]
 
 
 def test_a_mark_is_no_call(redis_client: redis.Redis) -> None:

@@ -36,6 +36,18 @@ def test_the_window_opens_with_the_first_call(world: World) -> None:
     assert world.passed(limit, 5) == 3
 
 
+@pytest.mark.parametrize("strategy", ["fixed-window", "session"])
+def test_a_correction_of_nothing_opens_no_window(world: World, strategy: str) -> None:
+    """It comes when the window of its call is over. The next one begins with the next call."""
+    limit = Limit(1, MINUTE, strategy)
+    first = world.call(limit)
+    world.wait(61)
+    assert world.settle(first, 0) == 0
+    world.wait(30)
+    assert world.call(limit).allowed
+    assert world.call(limit).retry_after_us == MINUTE
+
+
 def test_its_weakness_is_as_documented(world: World) -> None:
     """Twice the amount passes around the end of a window."""
     limit = Limit(10, MINUTE, "fixed-window")

@@ -103,6 +103,15 @@ def test_an_entry_takes_at_most_16_bytes(redis_client: redis.Redis, cost: int) -
     assert largest > 500
 
 
+def test_a_log_begins_without_a_base(redis_client: redis.Redis) -> None:
+    """Also after all its calls have left: an entry of 8 bytes and the width."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    for _ in range(2):
+        world.call(Limit(10, MINUTE, "sliding-window"))
+        assert redis_client.strlen("bucket") == 9
+        world.wait(60)
+
+
 def test_every_instant_of_a_full_period_fits(redis_client: redis.Redis) -> None:
     """A call in each 1/511 of the period, at the worst alignment, still makes 512 entries."""
     world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))

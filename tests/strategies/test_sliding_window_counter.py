@@ -22,6 +22,20 @@ def test_a_steady_stream_passes_at_its_rate(world: World) -> None:
         world.wait(6.6)
 
 
+def test_what_is_given_back_of_the_previous_window_weighs_nothing(world: World) -> None:
+    """A call that began in it gives back half, then more than the rest, which gives no more."""
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    first = world.call(limit, 10)
+    world.wait(60)
+    assert world.settle(first, -5) == 1
+    assert world.left(limit) == 5
+    assert world.settle(first, -9) == 1
+    assert world.left(limit) == 10
+    assert world.passed(limit, 12) == 10
+    world.wait(60)
+    assert world.settle(first, -1) == 0
+
+
 def test_two_windows_later_all_is_forgotten(world: World) -> None:
     """Usage of two windows ago weighs nothing."""
     limit = Limit(10, MINUTE, "sliding-window-counter")

@@ -81,6 +81,16 @@ def test_a_refund_never_overfills(world: World) -> None:
     assert world.passed(limit, 20) == 10
 
 
+def test_a_correction_by_a_clock_that_is_a_little_behind_frees_nothing_early(world: World) -> None:
+    """Servers of a cluster may differ by less than a second: the bucket leaks from its own time."""
+    limit = Limit(60, MINUTE, "token-bucket", burst=10)
+    verdict = world.call(limit, 10)
+    world.wait(-0.5)
+    assert world.settle(verdict, -1) == 1
+    world.wait(1.5)
+    assert world.passed(limit, 5) == 2
+
+
 HOURLY = Limit(1000, HOUR, "token-bucket", name="hourly")
 
 
