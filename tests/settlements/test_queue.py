@@ -25,7 +25,7 @@ from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.settlements.queue import SettlementQueue, settlements
+from ratelimit_ext.settlements.queue import LOOK_EVERY_S, SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 from tests.engine.relay import Relay
@@ -340,6 +340,31 @@ def test_the_end_of_a_process_counts_what_it_loses(
     assert len(bench.queue) == 0
     assert "is lost (the process ends): T:{a} actual 150 tokens" in caplog.text
     assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+
+
+class NoFiles:
+    """A journal beside which no process has left a file. It counts who asks."""
+
+    looks = 0
+
+    def has_others(self) -> bool:
+        self.looks += 1
+        return False
+
+    def begin(self, *_: Any) -> None:
+        pass
+
+
+def test_calls_look_for_the_files_of_ended_processes_once_a_second(bench: Bench) -> None:
+    """However many there are: a look lists a directory."""
+    journal: Any = NoFiles()
+    bench.queue.keep(bench.engine, journal)  # type: ignore[arg-type]
+    for seconds in (0, LOOK_EVERY_S, LOOK_EVERY_S / 2):
+        bench.clock.forward(seconds)
+        for _ in range(3):
+            bench.queue.begin(bench.engine, Hold(1, DAY_US), [])  # type: ignore[arg-type]
+            bench.send(bench.changes()[:1])
+    assert journal.looks == 2
 
 
 @pytest.fixture

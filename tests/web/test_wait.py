@@ -399,7 +399,10 @@ def test_events_and_figures(make: Maker, monkeypatch: pytest.MonkeyPatch, night:
     night.instead = lambda seconds: seconds < 7 and statuses(app, "/") != []
     statuses(app, "/")
     night.together(app, "/short", 11)
-    waits = [(each.limit.label, each.outcome) for each in events if isinstance(each, WaitEvent)]
+    waited = [each for each in events if isinstance(each, WaitEvent)]
+    assert [each.seconds >= 2 for each in waited] == [True] * 4 + [False]
+    assert waited[-1].seconds == 0
+    waits = [(each.limit.label, each.outcome) for each in waited]
     assert waits == [("pace", "left")] + [("pace", "started")] * 3 + [("short", "refused")]
     scraped = exporter.scrape()[0].decode()
     for name, outcome, count in (
