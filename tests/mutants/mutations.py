@@ -94,6 +94,8 @@ STATEMENT = re.compile(
     r"(?P<set>[\w.\[\], +*()-]+? = )?(?P<rest>.*[\w)\]}'])"
 )
 NAMES = re.compile(r"[A-Za-z_]\w*")
+#: Of what is on the left of a `=`.
+TARGETS = re.compile(r"([A-Za-z_]\w*)(?:\[[^\]]*\])?(?=,| = |$)")
 #: Not code, or not about what is decided.
 LEFT_OUT = re.compile(r"^\s*(?:--|#|import|from|\"|@|_logger)|: Final|TypeAlias|^local \w*FORMAT")
 
@@ -178,7 +180,7 @@ def _lua_statements(lines: list[str]) -> Statements:
             continue
         found = STATEMENT.fullmatch(code)
         if found and (found["set"] or re.match(r"[\w.]+\(", code)) and "function" not in code:
-            sets = set(NAMES.findall(found["set"] or ""))
+            sets = set(TARGETS.findall(found["set"] or ""))
             yield number, (sets, set(NAMES.findall(found["rest"])))
 
 
@@ -196,7 +198,7 @@ def _python_statements(text: str) -> Statements:
                 seen[words] += 1 if isinstance(node, ast.Assign) else 2
                 if not re.search(r"[.\[]", words) and seen[words] < 2:
                     continue
-                sets = set(NAMES.findall(words)) - {"self"}
+                sets = set(TARGETS.findall(words))
             elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
                 continue
             words = ast.unparse(node)
