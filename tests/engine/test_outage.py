@@ -219,6 +219,17 @@ def test_all_workers_together_admit_what_was_left(strategy: str, used: int, unit
     assert used_of(storage, limit) == used + together
 
 
+def test_only_shares_are_published() -> None:
+    """Nothing of a limit that is open or closed then, or too small to be divided."""
+    worker, limits = Worker(Storage(), 2), {"local": Limit(10, DAY), "small": Limit(1, DAY)}
+    limits |= {how: Limit(10, DAY, on_failure=how) for how in ("open", "closed")}  # type: ignore[arg-type]
+    for key, limit in limits.items():
+        worker.before(Charge(limit, key))
+    worker.outage.publish()
+    store = worker.outage._store
+    assert store.run(lambda: [*filter(store.bucket, limits)]) == ["local"]
+
+
 def test_a_worker_that_has_not_decided_a_caller_gives_it_a_share() -> None:
     """And one that knew it at another amount."""
     storage, limit = Storage(), Limit(10, DAY, name="named")

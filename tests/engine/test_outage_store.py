@@ -409,6 +409,19 @@ def test_what_one_worker_knows_is_known_to_all(path: Path, strategy: str) -> Non
     assert left(storage, limit) == 0
 
 
+def test_an_answer_from_before_the_hand_back_does_not_undo_it(path: Path) -> None:
+    """The other worker has it from before the first outage, and is first asked in the second. What
+    was admitted in the first is not in it."""
+    storage, charge = MemoryEngine(), CHARGE[0]
+    first, other = Known(path, storage), Known(path, storage)
+    first.before(charge)
+    other.before(charge._replace(cost=0))
+    assert admitted(first.outage, 3) == 3
+    assert first.outage.hand_back(storage, within_s=9)
+    assert left(storage) == 6
+    assert admitted(other.outage, 9) == 6
+
+
 def test_who_stops_leaves_what_it_knows_and_has_decided(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -501,6 +514,20 @@ def test_a_damaged_file_is_begun_anew(
     assert (admitted(first, 4), admitted(second, 9)) == (4, 6)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert "is recreated" in caplog.text
+
+
+def test_a_file_that_another_worker_has_begun_anew_stays(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both had opened the damaged one. The second finds the damage later, in what it still has
+    open, and goes on with the new file."""
+    first, second = worker_of(path), worker_of(path)
+    assert admitted(first, 1) + admitted(second, 1) == 2
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE buckets SET state = 'damage'")
+    database.close()
+    assert (admitted(first, 4), admitted(second, 9)) == (4, 6)
+    assert len([record for record in caplog.records if "is recreated" in record.message]) == 1
 
 
 @pytest.mark.parametrize("place", ["state", "changed"])
