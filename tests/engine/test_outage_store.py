@@ -574,6 +574,15 @@ def test_without_a_file_a_worker_decides_alone(
     assert left(storage) == 0
 
 
+def test_no_bucket_that_matters_is_forgotten_below_the_bound(path: Path, monkeypatch: Any) -> None:
+    """However often all of them are read for those that are over."""
+    monkeypatch.setattr(outage_store, "SWEEP_EVERY", 3)
+    worker = worker_of(path)
+    assert admitted(worker, 12) == 10
+    assert admitted(worker, 12, [Charge(CHARGE[0].limit, "bob")]) == 10
+    assert admitted(worker, 12) == 0
+
+
 @pytest.mark.parametrize("bound", ["MOST_BUCKETS", "MOST_ALONE"])
 def test_it_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     """The oldest buckets are forgotten: of a file, and of a worker without one, in its memory."""

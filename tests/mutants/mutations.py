@@ -232,6 +232,15 @@ SAME: dict[str, dict[str, str]] = {
         "`if one.rank ~= other.rank then return one.rank < other.rank end` → "
         "`if one.rank ~= other.rank then return one.rank <= other.rank end`": "they differ",
     },
+    "ratelimit_ext/web/request/waiting_room.py": {
+        "`if changes:` → `if True:`": "a settlement of nothing asks the storage nothing",
+    },
+    f"{ENGINE}/outage_store.py": {
+        "`self._write() ⏎ "
+        'self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)` → '
+        '`self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us) ⏎ '
+        "self._write()`": "a bucket of this decision that is over goes at the next sweep",
+    },
     f"{STRATEGIES}/token_bucket.lua": {
         "`if now <= at then return used, frac, at - now <= SKEW and at - now or 0, pace end` → "
         "`if now < at then return used, frac, at - now <= SKEW and at - now or 0, pace end`": (
