@@ -219,6 +219,24 @@ def test_all_workers_together_admit_what_was_left(strategy: str, used: int, unit
     assert used_of(storage, limit) == used + together
 
 
+def test_a_look_at_what_is_too_small_to_be_divided_is_not_denied() -> None:
+    """A call is, until the storage is back."""
+    charge, worker = Charge(Limit(1, DAY), "ada"), outage_of(Storage(), 2)
+    looks = charge._replace(cost=0)
+    assert worker.admit([looks], take=False).verdicts[0].allowed
+    assert worker.admit([charge]).verdicts[0].retry_after_us == WAIT_US
+
+
+def test_what_leaves_nothing_to_hand_back_wakes_nothing() -> None:
+    """The storage decides again: a thread would find nothing to do, after each request."""
+    woken: list[int] = []
+    worker = OutageEngine(Storage(), policy, Workers(1), wake=lambda: woken.append(1))
+    worker.admit([Charge(Limit(1, DAY), "ada", 0)], take=False)
+    assert not woken
+    worker.admit([Charge(Limit(1, DAY), "ada")])
+    assert woken
+
+
 def test_only_shares_are_published() -> None:
     """Nothing of a limit that is open or closed then, or too small to be divided."""
     worker, limits = Worker(Storage(), 2), {"local": Limit(10, DAY), "small": Limit(1, DAY)}

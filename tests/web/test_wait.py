@@ -17,6 +17,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit_string import wait_us
 from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
+from ratelimit_ext.web.request import waiting_room
 from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import statuses
@@ -68,6 +69,15 @@ def test_it_really_sleeps(make: Maker, uri: str) -> None:
     began = time.monotonic()
     assert statuses(app, "/", 5) == [200] * 5
     assert time.monotonic() - began >= 0.15
+
+
+def test_a_request_is_woken_once_by_each_turn() -> None:
+    """Else it would ask the storage without a pause until it may start."""
+    woken = threading.Event()
+    woken.set()
+    with Flask("waits").test_request_context():
+        assert waiting_room._sleep(60, woken)
+    assert not woken.is_set()
 
 
 def test_other_limits_are_charged_when_it_starts(make: Maker, uri: str, night: Night) -> None:
