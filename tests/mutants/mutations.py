@@ -231,6 +231,30 @@ SAME: dict[str, dict[str, str]] = {
     f"{STRATEGIES}/line.lua": {
         "`if one.rank ~= other.rank then return one.rank < other.rank end` → "
         "`if one.rank ~= other.rank then return one.rank <= other.rank end`": "they differ",
+        "`for _, each in ipairs(tickets) do own.since = math.max(own.since, each.since + 1) end` → "
+        "`for _, each in ipairs(tickets) do own.since = math.max(own.since, each.since + 2) end`": (
+            "behind all others is behind them by any number"
+        ),
+    },
+    f"{STRATEGIES}/concurrency.lua": {
+        "`lifetime = function(value, now, arg) return in_flight(value) > 0 and words[arg + 1] or 0 "
+        "end,` → `lifetime = function(value, now, arg) return in_flight(value) > 0 and "
+        "words[arg + 1] or 1 end,`": "no calls in flight are stored for a microsecond",
+        "`return calls + cost <= words[arg], calls, 0, 0` → "
+        "`return calls + cost <= words[arg], calls, 0, 1`": "slots have no third number",
+    },
+    f"{STRATEGIES}/line.py": {
+        "`pauses_us = [0]` → `pauses_us = [1]`": "each denial waits for a microsecond at least",
+        "`return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.rank` → "
+        "`return *self._strategy.parameters(limit, now_us), limit.wait or 1, limit.rank`": (
+            "a limit with a line has a wait"
+        ),
+    },
+    f"{STRATEGIES}/sliding_window_counter.lua": {
+        "`return raw and #raw == 21 and struct.unpack('<I7', raw) > now` → "
+        "`return raw and #raw == 21 and struct.unpack('<I7', raw) >= now`": (
+            "what is stored is stored again"
+        ),
     },
     "ratelimit_ext/web/request/waiting_room.py": {
         "`if changes:` → `if True:`": "a settlement of nothing asks the storage nothing",
