@@ -343,7 +343,7 @@ def test_the_end_of_a_process_counts_what_it_loses(
 
 
 class NoFiles:
-    """A journal beside which no process has left a file. It counts who asks."""
+    """A journal that is alone in its directory, and counts the looks at others."""
 
     looks = 0
 
