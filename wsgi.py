@@ -30,4 +30,7 @@ if cli.serves():
     gc.collect()
 # Later searches, for which all threads of a worker wait, skip what exists now.
 gc.freeze()
+# What calls in flight have made is hardly garbage. Searched after every 700 objects, as by default,
+# it took 2 % of a worker's time with 16 calls at once, and 5 % with 128.
+gc.set_threshold(10_000)
 gc.enable()
