@@ -26,10 +26,12 @@ import math
 import os
 import re
 import select
+import socket as sockets
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -211,6 +213,11 @@ class _Line(NamedTuple):
     socket: Any
     readable: Callable[[int], list[Any]]
 
+    def use_clients_timeout(self) -> None:
+        """Let the client send or read: it may wait for no longer, as on its own connections."""
+        with suppress(OSError):  # it is closed
+            self.socket.settimeout(self.connection.socket_timeout)
+
 
 class ScriptConnections:
     """Idle connections of a client's pool. For all threads; a forked child begins without any."""
@@ -270,8 +277,7 @@ class ScriptConnections:
             try:
                 return self._call("FCALL", script.function, *words)
             except Exception as error:  # noqa: BLE001 - raised again, if it is no refusal
-                reply = self._call_again(error, script, words)
-                if reply is not None:
+                if (reply := self._call_again(error, script, words)) is not None:
                     return reply
         return self._call("EVALSHA", script.sha, *words)
 
@@ -313,6 +319,7 @@ class ScriptConnections:
             connection = line.connection
             sent = 0 if connection.health_check_interval else _written(line.socket, command)
             if sent < len(command):
+                line.use_clients_timeout()
                 connection.send_packed_command((command[sent:],))
             if deadline.ends == NEVER:  # else it includes connecting
                 deadline.ends = time.monotonic() + self._timeout_s
@@ -328,6 +335,7 @@ class ScriptConnections:
             ):
                 self._idle.append(line)
             elif line is not None:
+                line.use_clients_timeout()
                 self._pool.release(line.connection)
             if self._queue.waiting:
                 self._queue.note_release()
@@ -355,6 +363,7 @@ class ScriptConnections:
             # redis-py has no public name for the socket; `None` while it is not connected.
             if line.connection._sock is line.socket and not line.readable(0):  # noqa: SLF001
                 return line
+            line.use_clients_timeout()
             self._pool.release(line.connection)
         self._deadline.ends = time.monotonic() + self._timeout_s
         connection = self._pool.get_connection()
@@ -365,13 +374,17 @@ class ScriptConnections:
             return None
         poll = select.poll()
         poll.register(socket, select.POLLIN)
+        if timeout_s := connection.socket_timeout:
+            # The kernel ends reads: Python waits in one system call, and reads in another.
+            timeval = struct.pack("@ll", *divmod(int(timeout_s * 1_000_000), 1_000_000))
+            socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, timeval)
+            socket.settimeout(None)
         return _Line(connection, socket, poll.poll)
 
 
 def limit_pool(pool: Any, deadline: Deadline, longest_s: float) -> None:
     """Let the pool make connections that are limited, from connecting on."""
-    make = getattr(pool, "make_connection", None)
-    if make is not None:
+    if (make := getattr(pool, "make_connection", None)) is not None:
         pool.make_connection = lambda: limited(make(), deadline, longest_s)
 
 
@@ -419,11 +432,9 @@ def _has_part(parser: Any) -> bool:
 
 
 def _written(socket: Any, command: bytes) -> int:
-    """Return how many bytes the socket has taken at once. Its own methods would first wait until it
-    takes some: one more system call, during which other threads take the interpreter. The client
-    sends the rest, and raises what is wrong."""
+    """Return how many bytes the socket takes at once. The client sends the rest, or raises."""
     try:
-        return os.write(socket.fileno(), command)
+        return int(socket.send(command, sockets.MSG_DONTWAIT))
     except OSError:
         return 0
 

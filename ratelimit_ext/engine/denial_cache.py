@@ -151,8 +151,7 @@ class DenialCache:
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """Return the denial of these charges from memory; ``None`` if the engine has to decide."""
-        denials = self._denials
-        if not denials or denials.keys().isdisjoint(map(key_of, charges)):
+        if not self._denials or self._denials.keys().isdisjoint(map(key_of, charges)):
             return None
         return self._cached_decision(merged(charges))
 
@@ -303,8 +302,7 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 def _most_of(charge: Charge) -> int:
     """Return the most that a charge with a claim takes. Without one that is its cost: no call."""
-    costs: list[int] = [charge.cost, *(charge.claim or ())]
-    return max(costs)
+    return max(charge.cost, *(charge.claim or (0,)))
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:

@@ -122,6 +122,27 @@ def test_a_command_that_does_not_fit_is_sent_on(
 
 
 @pytest.mark.usefixtures("redis_client")
+def test_only_the_kernel_ends_the_reads_of_an_idle_connection(redis_server: servers.Server) -> None:
+    """A read is one system call. The client gets the connection back as it was, and may read it."""
+    client = client_at(redis_server.uri, socket_timeout=0.2)
+    lines = ScriptConnections(client)
+    line = lines._take()
+    assert line is not None
+    usual_s = line.connection.socket_timeout
+    assert line.socket.gettimeout() is None
+    began = time.monotonic()
+    with pytest.raises(BlockingIOError):
+        line.socket.recv(1)
+    assert usual_s * 0.9 < time.monotonic() - began < usual_s + 1
+    line.use_clients_timeout()
+    client.connection_pool.release(line.connection)
+    assert client.ping()
+    assert line.socket.gettimeout() == usual_s
+    line.socket.close()
+    line.use_clients_timeout()
+
+
+@pytest.mark.usefixtures("redis_client")
 def test_a_reset_in_mid_reply_is_never_sent_again(redis_server: servers.Server) -> None:
     """The call counted once and is an outage; the next one has a new connection."""
     with Relay(redis_server.port) as relay:
