@@ -253,11 +253,19 @@ class Scheduler:
 
 
 @contextmanager
-def instead_of(replaced: Mapping[tuple[Any, str], object]) -> Iterator[None]:
-    """Replace attributes of modules in the block."""
+def instead_of(replaced: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
+    """Replace functions of modules in the block, for this thread: those that an earlier test has
+    left behind go on."""
+    here = threading.get_ident()
+
+    def of_thread(new: Callable[..., Any], old: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *words, **options: (new if threading.get_ident() == here else old)(
+            *words, **options
+        )
+
     with ExitStack() as stack:
         for place, new in replaced.items():
-            stack.enter_context(mock.patch.object(*place, new))
+            stack.enter_context(mock.patch.object(*place, of_thread(new, getattr(*place))))
         yield
 
 
