@@ -15,7 +15,9 @@ import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import FileSystemBytecodeCache
 from sqlalchemy import MetaData
+from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from chatapp import MISTAKES, PROVIDERS_FILE, create_app, protocol
@@ -100,17 +102,30 @@ def upstream(name: str) -> SDKUpstream:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def certificates_are_read_once() -> Iterator[None]:
-    """Each provider of each application would read all of the system's: for a third of the time
-    that it takes to make the application."""
-    read = httpcore2.default_ssl_context
-    of_system = cache(read)
+def what_all_applications_share_is_made_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[None]:
+    """Each application would read the system's certificates for each of its providers, translate
+    each page that it shows, and write Python for each of its addresses."""
+    read, compile_builder = httpcore2.default_ssl_context, Rule._compile_builder
+    contexts = cache(lambda *_, **options: read(**options))
+    builders: dict[object, Any] = {}
 
     def context(**options: bool) -> ssl.SSLContext:
-        return (read if "SSL_CERT_FILE" in os.environ else of_system)(**options)
+        of_environment = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+        return contexts(*of_environment, **options)
 
+    def builder(rule: Rule, append_unknown: bool = True) -> Any:
+        key = (rule.rule, *rule._trace, append_unknown)
+        if rule.defaults or key not in builders:
+            builders[key] = compile_builder(rule, append_unknown)
+        return builders[key]
+
+    pages = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("pages")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", context)
+        patch.setattr(Rule, "_compile_builder", builder)
+        patch.setattr(Flask, "jinja_options", {"bytecode_cache": pages})
         yield
 
 
