@@ -1,7 +1,5 @@
 """Decisions while the storage is down: by the `on_failure` of limits, and what is handed back."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

@@ -1,7 +1,5 @@
 """What the workers of a host have in common while the storage is down, and what outlives them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

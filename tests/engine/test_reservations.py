@@ -1,7 +1,5 @@
 """Estimates that are held: reserve, settle, renew, and the end of a lease."""
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable, Iterator

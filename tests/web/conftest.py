@@ -96,6 +96,11 @@ def asked_key() -> str:
     return request.headers.get("X-Key", "someone")
 
 
+def root() -> str:
+    """A view."""
+    return "ok"
+
+
 @pytest.fixture
 def make() -> Maker:
     """Makes an application in memory, with headers; the header `X-Key` says who calls."""

@@ -9,11 +9,7 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext import Limit
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker
-
-
-def root() -> str:
-    return "ok"
+from tests.web.conftest import Clock, Maker, root
 
 
 def options() -> str:

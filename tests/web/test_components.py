@@ -1,7 +1,5 @@
 """The extension's parts, alone: without Flask-Limiter, without an application."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 

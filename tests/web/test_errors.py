@@ -10,14 +10,10 @@ from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from ratelimit_ext import Claim, Guess, Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Clock, Maker, root
 
 PROBLEM = "application/problem+json"
 HTML = "text/html; charset=utf-8"
-
-
-def root() -> str:
-    return "ok"
 
 
 def test_the_default_body_says_which_limit_what_remains_and_how_long(

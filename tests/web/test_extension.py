@@ -19,13 +19,9 @@ from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit, RateLimitExceede
 from tests import servers
 from tests.called import called
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Clock, Maker, asked_key, root
 
 ROOT = Path(__file__).parents[2]
-
-
-def root() -> str:
-    return "ok"
 
 
 def user() -> str:

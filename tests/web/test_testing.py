@@ -1,7 +1,5 @@
 """The fixtures for users' tests, as such a test uses them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """The webhook: signed, sent again, and never the reason that something else waits."""
 
-from __future__ import annotations
-
 import json
 import logging
 from datetime import UTC, datetime

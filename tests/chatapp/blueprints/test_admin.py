@@ -1,7 +1,5 @@
 """/admin without a browser: who may use it, what it changes and logs, and what bad input gets."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

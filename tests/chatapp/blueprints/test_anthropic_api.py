@@ -1,7 +1,5 @@
 """POST /v1/messages: requests are forwarded unchanged, and errors have Anthropic's format."""
 
-from __future__ import annotations
-
 import json
 import time
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """GET /metrics of chatapp: who may read it, and what it says of calls."""
 
-from __future__ import annotations
-
 import pytest
 
 from ratelimit_ext.metrics import prometheus

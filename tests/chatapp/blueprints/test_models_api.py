@@ -1,7 +1,5 @@
 """GET /v1/models: each provider's SDK gets the list that it can read."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 import anthropic

@@ -1,8 +1,6 @@
 """POST /v1/chat/completions and GET /v1/models: requests are forwarded unchanged, and errors have
 OpenAI's format."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

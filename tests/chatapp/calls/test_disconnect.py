@@ -1,7 +1,5 @@
 """Disconnects are noticed while nothing is written to the client."""
 
-from __future__ import annotations
-
 import os
 import socket
 import threading

@@ -1,7 +1,5 @@
 """Changes of models.toml in the providers file: prices, new models, and prices from a day on."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 

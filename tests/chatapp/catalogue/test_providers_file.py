@@ -1,7 +1,5 @@
 """providers.toml: each mistake has its file, line and key, and says what to write."""
 
-from __future__ import annotations
-
 import re
 from datetime import timedelta
 from pathlib import Path

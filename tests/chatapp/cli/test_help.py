@@ -1,7 +1,5 @@
 """What `--help` and hints of all commands show: every example of them works."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

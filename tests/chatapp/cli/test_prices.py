@@ -1,7 +1,5 @@
 """`chat prices check`: what differs from a maintained list, as a file that corrects it."""
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import dataclass

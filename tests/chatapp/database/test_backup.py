@@ -1,7 +1,5 @@
 """Backups: `chat db backup` and `chat db restore`."""
 
-from __future__ import annotations
-
 import shutil
 import sqlite3
 import stat

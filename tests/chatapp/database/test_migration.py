@@ -1,7 +1,5 @@
 """The schema's way to its newest version."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import re

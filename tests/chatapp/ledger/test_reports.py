@@ -1,7 +1,5 @@
 """Totals from the ledger."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows of the ledger in a real database."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """gunicorn.conf.py: mistakes in the variables of the server."""
 
-from __future__ import annotations
-
 import runpy
 
 import pytest

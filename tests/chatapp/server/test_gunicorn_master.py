@@ -1,7 +1,5 @@
 """The parts of gunicorn's master that chatapp replaces."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

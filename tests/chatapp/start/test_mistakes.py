@@ -4,8 +4,6 @@ A line of mistakes.txt sets one variable. The sign `#:` has where the mistake is
 words of the sentence.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -1,7 +1,5 @@
 """Kept connections: a caller never gets what its upstream sent for another call, or for none."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

@@ -1,7 +1,5 @@
 """What applies to every request: the host name, the request id, the ban on sniffing."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final

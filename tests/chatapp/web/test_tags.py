@@ -1,7 +1,5 @@
 """Tags of a call: bounded, cleaned, in the ledger, and of no influence on limits."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,8 +1,6 @@
 """A minimal application that uses the storage: every request adds one to a counter. `/slow` takes a
 second first, as a call to a provider would. What the worker does not take is a 503."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,8 +1,6 @@
 """The application, which notes each refusal of a call in the file that the variable REFUSALS names:
 when it was sent, and for which model."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,8 +1,6 @@
 """gunicorn's settings, with a first worker that gets a stop signal while it hands over a
 request."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

@@ -1,7 +1,5 @@
 """gunicorn's settings, with a first worker that gets a stop signal before it has handlers."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

@@ -3,8 +3,6 @@ so long that nothing refills during a test. `/call` takes a while, settles what 
 answers with its begin and end. The header `X-Key` is the identity, and each answer names its
 worker."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -2,8 +2,6 @@
 what they get without it. Always with the installed SDKs; RATELIMIT_CLIENT_MATRIX=1 tries every
 client of the matrix and longer blips, =write puts the tables into docs/benchmarks/clients.md."""
 
-from __future__ import annotations
-
 import datetime as dt
 import json
 import os

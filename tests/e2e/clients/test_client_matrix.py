@@ -2,8 +2,6 @@
 an environment from a package index: RATELIMIT_CLIENT_MATRIX=1, or =write to put the table into
 docs/benchmarks/clients.md."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime as dt
 import json

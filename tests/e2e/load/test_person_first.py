@@ -1,7 +1,5 @@
 """A person and their twenty subagents share four calls at once: the recipe of accounts.md."""
 
-from __future__ import annotations
-
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Metrics of several workers: any of them answers for all, also for those that have ended."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

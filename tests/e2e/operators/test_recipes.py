@@ -1,8 +1,6 @@
 """The Dockerfile's steps without Docker, and chatapp behind a real nginx with the settings of
 docs/operate/recipes. tests/docs/test_recipes.py compares the other files with the application."""
 
-from __future__ import annotations
-
 import hashlib
 import http.client
 import json

@@ -1,7 +1,5 @@
 """/admin as an operator uses it: on phones and desktops, light and dark, by keyboard."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The page remembers a conversation, in its tab only, and sends as much of it as is sensible."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """Phones and desktops, light and dark, keyboards and screen readers."""
 
-from __future__ import annotations
-
 import json
 import re
 

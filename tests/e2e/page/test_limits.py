@@ -1,7 +1,5 @@
 """What is left of each limit, in plain words; a wait ends by itself, and the message is sent."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """Replies come as they are written; they can be stopped, break off, and be asked for again."""
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from contextlib import closing

@@ -7,8 +7,6 @@
 Any other form of a step fails. TUTORIAL_SCREENSHOTS=1 takes new pictures.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

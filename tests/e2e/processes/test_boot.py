@@ -1,7 +1,5 @@
 """gunicorn when workers cannot boot, and when it is reloaded often: those that serve stay."""
 
-from __future__ import annotations
-
 import os
 import signal
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ from flask.views import MethodView
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter
 from tests.web.calls import statuses
-from tests.web.conftest import Maker, asked_key
+from tests.web.conftest import Maker, asked_key, root
 
 
 def by_request(request: object) -> str:
@@ -445,10 +445,6 @@ def test_a_repeated_limit_is_not_a_duplicate(make: Maker) -> None:
 
     create("/one")
     create("/two")
-
-
-def root() -> str:
-    return "ok"
 
 
 def other() -> str:

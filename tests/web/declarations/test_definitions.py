@@ -15,11 +15,7 @@ from ratelimit_ext import (
     RouteLimit,
 )
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker
-
-
-def root() -> str:
-    return "ok"
+from tests.web.conftest import Clock, Maker, root
 
 
 def test_a_view_without_decorators_has_the_default_limits(make: Maker) -> None:

@@ -18,7 +18,7 @@ from ratelimit_ext import (
     RouteLimit,
 )
 from tests.web.calls import statuses
-from tests.web.conftest import Maker, asked_key
+from tests.web.conftest import Maker, asked_key, root
 
 #: Limits with their errors.
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -231,10 +231,6 @@ def test_a_strict_limit_denies_if_its_function_returns_an_invalid_one(
     assert answered.status_code == 200
     if where != "blueprint":
         assert '"other";r=8' in answered.headers["RateLimit"]
-
-
-def root() -> str:
-    return "ok"
 
 
 @pytest.mark.parametrize("text", BAD, ids=BAD_IDS)

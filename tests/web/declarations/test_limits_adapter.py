@@ -10,7 +10,7 @@ from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
 from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of, options_of, rank
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Clock, Maker, asked_key, root
 
 BUCKET = LimitOptions(strategy="token-bucket", burst=2)
 
@@ -84,10 +84,6 @@ def test_an_item_that_cannot_be_carried_out_says_why() -> None:
 
 
 # -- limiter.limiter: Flask-Limiter's strategy object, over the buckets of requests ---------------
-
-
-def root() -> str:
-    return "ok"
 
 
 @pytest.mark.parametrize("prefix", ["", "tenant"])

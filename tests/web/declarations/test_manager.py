@@ -1,7 +1,5 @@
 """Flask-Limiter's rules for defaults, blueprints and exemptions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -9,11 +7,7 @@ from flask import Blueprint
 
 from ratelimit_ext import ExemptionScope
 from tests.web.calls import statuses
-from tests.web.conftest import Maker
-
-
-def root() -> str:
-    return "ok"
+from tests.web.conftest import Maker, root
 
 
 def alive() -> str:

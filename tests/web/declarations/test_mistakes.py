@@ -6,8 +6,6 @@ or `check_policy` (`check`) as an error; in the log of the start (`log`) or of a
 (`request`); or as a `warning`. No mistake makes a request fail: none is answered with 500.
 """
 
-from __future__ import annotations
-
 import gc
 import logging
 import re

@@ -13,11 +13,7 @@ from flask import Blueprint, Flask, g, request
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
 from ratelimit_ext.web.storage import Engines
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
-
-
-def root() -> str:
-    return "ok"
+from tests.web.conftest import Clock, Maker, asked_key, root
 
 
 def chat(*endpoints: str) -> Blueprint:

@@ -3,8 +3,6 @@
 A release that renames one fails here first, by that name.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 from functools import partial

@@ -18,7 +18,7 @@ from ratelimit_ext import Limiter, MetaLimit
 from ratelimit_ext.core.change import Change
 from tests import servers
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Clock, Maker, asked_key, root
 
 STRATEGIES = ("token-bucket", "sliding-window", "sliding-window-counter", "fixed-window")
 
@@ -302,10 +302,6 @@ def test_a_reset_never_stops_the_server(
     assert "cmdstat_keys" not in commands
     assert statuses(app) == [200]
     assert redis_client.get("someone else's") == b"kept"
-
-
-def root() -> str:
-    return "ok"
 
 
 def sliding(uri: str, limit: str = "10/minute", cost: int = 1) -> Flask:

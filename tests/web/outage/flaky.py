@@ -1,7 +1,5 @@
 """An engine that a test makes unavailable, in front of a real one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ratelimit_ext import Limiter, StorageUnavailable

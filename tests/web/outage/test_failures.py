@@ -1,7 +1,5 @@
 """`on_failure`: what clients, listeners and operators see of an outage, with a real server."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """A full storage is no outage: the worker's memory decides nothing, and unknown callers wait."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -4,11 +4,7 @@ from flask import request
 
 from ratelimit_ext.web.request.resolver import MOST_ROUTES
 from tests.web.calls import statuses
-from tests.web.conftest import Maker
-
-
-def root() -> str:
-    return "ok"
+from tests.web.conftest import Maker, root
 
 
 def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None:

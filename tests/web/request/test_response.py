@@ -12,13 +12,9 @@ from werkzeug.http import http_date
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
 from tests.servers import Server
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Clock, Maker, root
 
 NOW = 1_800_000_000
-
-
-def root() -> str:
-    return "ok"
 
 
 def limit_headers(response: Any) -> dict[str, str]:

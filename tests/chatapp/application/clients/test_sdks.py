@@ -1,7 +1,5 @@
 """The providers' current SDKs, unchanged except for their base_url, against a real server."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

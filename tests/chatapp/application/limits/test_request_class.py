@@ -1,8 +1,6 @@
 """`priority = "request_class"`: a person's own agent goes before their subagents, by what Claude
 Code says of each request. A header can only lower."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

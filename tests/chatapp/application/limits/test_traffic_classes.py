@@ -1,7 +1,5 @@
 """The class of a call: that of its key, else of its plan; a caller can only lower it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType

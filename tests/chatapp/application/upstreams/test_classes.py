@@ -1,7 +1,5 @@
 """The class of a call is handed on to upstreams: in a field, a header, or as a service tier."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How long a call took, part by part: in its header, in its trace, and over many calls."""
 
-from __future__ import annotations
-
 import re
 import threading
 import time

@@ -1,8 +1,6 @@
 """The management API: that each command has an address, with the same effect or the same report;
 lists, errors, and two operators at once."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

@@ -1,7 +1,5 @@
 """Ids of what providers keep: found in every place where the installed SDKs' types have one."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
