@@ -20,7 +20,7 @@ from sqlalchemy import MetaData
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from chatapp import MISTAKES, PROVIDERS_FILE, create_app, protocol
+from chatapp import MISTAKES, POLICY_FILE, PROVIDERS_FILE, create_app, protocol
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table as alerts_table
 from chatapp.catalogue import providers_file
@@ -32,6 +32,9 @@ from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
 from ratelimit_ext import toml_line
 from ratelimit_ext.core import clock
+from ratelimit_ext.policy.errors import Mistakes
+from ratelimit_ext.policy.policy import Policy
+from ratelimit_ext.web.declarations import policies
 from ratelimit_ext.web.request import request_state
 from tests import servers
 from tests.chatapp.alerts.receiver import Receiver, receiving
@@ -105,11 +108,12 @@ def upstream(name: str) -> SDKUpstream:
 def what_all_applications_share_is_made_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[None]:
-    """Each application would read the system's certificates for each of its providers, translate
-    each page that it shows, and write Python for each of its addresses."""
+    """Each application would read the system's certificates for each of its providers and the same
+    policy, translate each page that it shows, and write Python for each of its addresses."""
     read, compile_builder = httpcore2.default_ssl_context, Rule._compile_builder
+    load = policies.load_policy
     contexts = cache(lambda *_, **options: read(**options))
-    builders: dict[object, Any] = {}
+    made: dict[object, Any] = {}
 
     def context(**options: bool) -> ssl.SSLContext:
         of_environment = (os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
@@ -117,13 +121,25 @@ def what_all_applications_share_is_made_once(
 
     def builder(rule: Rule, append_unknown: bool = True) -> Any:
         key = (rule.rule, *rule._trace, append_unknown)
-        if rule.defaults or key not in builders:
-            builders[key] = compile_builder(rule, append_unknown)
-        return builders[key]
+        if rule.defaults or key not in made:
+            made[key] = compile_builder(rule, append_unknown)
+        return made[key]
+
+    def policy(*, check: Any, **how: Any) -> Policy:
+        if how["file"] != str(POLICY_FILE):
+            return load(check=check, **how)
+        keywords = (*how["plan_keywords"].items(), *how["limit_keywords"].items())
+        key = (POLICY_FILE.read_bytes(), how["default_strategy"], repr(how["blueprints"]), keywords)
+        if key not in made:
+            made[key] = load(**how)
+        check(made[key], mistakes := Mistakes())
+        mistakes.raise_if_any()
+        return made[key]
 
     pages = FileSystemBytecodeCache(str(tmp_path_factory.mktemp("pages")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(httpcore2, "default_ssl_context", context)
+        patch.setattr(policies, "load_policy", policy)
         patch.setattr(Rule, "_compile_builder", builder)
         patch.setattr(Flask, "jinja_options", {"bytecode_cache": pages})
         yield
