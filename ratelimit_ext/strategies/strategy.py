@@ -77,8 +77,14 @@ class Strategy(Traits, ABC):
         remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
         wait = 0 if allowed else self.wait_us(limit, snapshot, now_us, cost)
         times = wait, reset, self.receipt(snapshot, now_us)
-        fields = charge, allowed, remaining, *times, self.denial_reason, more, None, None
-        return tuple.__new__(Verdict, fields)
+        reason = self.denial_reason if allowed else self.reason(snapshot)
+        return tuple.__new__(
+            Verdict, (charge, allowed, remaining, *times, reason, more, None, None)
+        )
+
+    def reason(self, snapshot: Snapshot) -> str:
+        """Return why it denies."""
+        return self.denial_reason
 
     def used(self, limit: Limit, snapshot: Snapshot, now_us: int) -> int:
         """Return the units that a bucket counts as used now, debt included."""

@@ -259,9 +259,10 @@ def instead_of(replaced: Mapping[tuple[Any, str], Any]) -> Iterator[None]:
     here = threading.get_ident()
 
     def of_thread(new: Callable[..., Any], old: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *words, **options: (new if threading.get_ident() == here else old)(
-            *words, **options
-        )
+        def chosen(*words: Any, **options: Any) -> Any:
+            return (new if threading.get_ident() == here else old)(*words, **options)
+
+        return chosen
 
     with ExitStack() as stack:
         for place, new in replaced.items():

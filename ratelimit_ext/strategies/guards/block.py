@@ -24,7 +24,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge
-from ratelimit_ext.core.decision import Left, Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -65,12 +65,8 @@ class Block(Strategy):
     def receipt(self, snapshot: Snapshot, now_us: int) -> None:
         return None
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        verdict = super().verdict(charge, snapshot, now_us, allowed=allowed, taken=taken)
-        is_known = 0 < snapshot[1] <= len(REASONS)
-        return verdict._replace(reason=REASONS[snapshot[1] - 1]) if is_known else verdict
+    def reason(self, snapshot: Snapshot) -> str:
+        return REASONS[snapshot[1] - 1] if 0 < snapshot[1] <= len(REASONS) else self.denial_reason
 
 
 def check_reason(reason: str) -> None:

@@ -18,10 +18,11 @@ BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"
 #: Of Flask's proxies, by a whole call through OpenAI's endpoint: Flask's own, the extension's, and
 #: chatapp's.
 MOST_LOOK_UPS = 24
-#: Of a plain call with all default limits: 493 to 498 functions, as threads come in between, and
-#: 181 returns. They were 1,072 and 572.
-MOST_FUNCTIONS = 500
-MOST_RETURNS = 185
+#: Of a plain call with all default limits: 499 or 500 functions, as threads come in between, and
+#: 203 returns, 22 of them to the verdict that all strategies share. They were 1,072 and 572.
+#: Comprehensions are functions before Python 3.12, and do not count.
+MOST_FUNCTIONS = 505
+MOST_RETURNS = 205
 #: Of a streamed event: 9, and one more if it arrives alone and is waited for.
 MOST_PER_EVENT = 10
 
@@ -57,7 +58,7 @@ def test_a_call_takes_few_functions(
     for _ in range(3):  # an answer may come in two packets, which takes another read
         with called(chatapp, ratelimit_ext) as codes:
             call()
-        found.append(codes)
+        found.append([code for code in codes if not code.co_name.endswith("comp>")])
     files = [code.co_filename for code in min(found, key=len)]
     left = [file for file, following in pairwise(files) if file != following]
     assert 0 < len(files) <= MOST_FUNCTIONS, len(files)
