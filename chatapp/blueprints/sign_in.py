@@ -80,7 +80,8 @@ class SignIn:
         self._origin = f"{parts.scheme}://{parts.netloc}".lower()
         # Lax: the provider's redirect brings it, the form of another site does not.
         self._cookie: Any = {"httponly": True, "samesite": "Lax", "secure": parts.scheme == "https"}
-        self._cookie["path"] = f"{parts.path}{CALLBACK}"
+        # Or another host of the domain could set it, and have a person approve its device.
+        self._cookie["key"] = f"__Host-{COOKIE}" if self._cookie["secure"] else COOKIE
         names = ("issuer", "client_id", "client_secret", "scope", "user_claim", "groups_claim")
         values = {name: getattr(settings, f"sign_in_{name}") for name in names}
         self._provider = OpenIdProvider(**values, callback=f"{self._url}{CALLBACK}")
@@ -132,12 +133,12 @@ class SignIn:
         address = self._provider.address(derive("state"), derive("nonce"), challenge)
         response = cast(Response, redirect(address, 303))
         response.headers.update(HEADERS)
-        response.set_cookie(COOKIE, browser, sign_ins.LENGTH_S, **self._cookie)
+        response.set_cookie(value=browser, max_age=sign_ins.LENGTH_S, **self._cookie)
         return response
 
     def callback(self) -> Response:
         """Finish the sign-in of this browser with what the provider says."""
-        browser, code = request.cookies.get(COOKIE, ""), request.args.get("code", "")
+        browser, code = request.cookies.get(self._cookie["key"], ""), request.args.get("code", "")
         state = request.args.get("state", "").encode("utf-8", "replace")
         derive, claimed = partial(derived, browser), sign_ins.digest(derived(browser, "claimed"))
         change = partial(sign_ins.change, current_services().database, "browser_sha256")
@@ -158,7 +159,7 @@ class SignIn:
         if not change(claimed, result=result):
             done, problem = "", EXPIRED
         response = shown(200 if done else 403, done=done, problem=problem)
-        response.delete_cookie(COOKIE, **self._cookie)
+        response.delete_cookie(**self._cookie)
         return response
 
     def token(self) -> Response:

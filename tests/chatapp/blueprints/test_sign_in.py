@@ -334,11 +334,11 @@ def test_a_callback_is_used_once(client: FlaskClient, idp: IdentityProvider) -> 
     """Also if the browser still had its cookie: the provider is not asked again."""
     begun = begin(client)
     sent = client.post("/device", data={"user_code": begun["user_code"]}, headers=ORIGIN)
-    cookie = client.get_cookie("chatapp_sign_in", path="/oauth/callback")
+    cookie = client.get_cookie("chatapp_sign_in")
     assert cookie is not None
     assert (cookie.http_only, cookie.same_site) == (True, "Lax")
     assert returned(client, sent.headers["Location"]).status_code == 200
-    client.set_cookie("chatapp_sign_in", cookie.value, path="/oauth/callback")
+    client.set_cookie("chatapp_sign_in", cookie.value)
     assert returned(client, sent.headers["Location"]).status_code == 400
     assert idp.asked == ["authorization_code"]
 
@@ -359,6 +359,32 @@ def test_another_browser_cannot_finish(app: Flask, idp: IdentityProvider) -> Non
     sent = client.post("/device", data={"user_code": begun["user_code"]}, headers=ORIGIN)
     assert returned(other, sent.headers["Location"]).status_code == 400
     assert idp.asked == []
+
+
+def test_another_host_of_the_domain_cannot_set_the_cookie(
+    make_app: AppMaker, idp: IdentityProvider
+) -> None:
+    """It would send a person on with its own secret, and they would approve its device."""
+    client = make_app(
+        **{**idp.settings, "CHATAPP_SIGN_IN_URL": "https://localhost/ai"}
+    ).test_client()
+    form, origin = {"user_code": begin(client)["user_code"]}, {"Origin": "https://localhost"}
+    sent = client.post("/device", data=form, headers=origin)
+    cookie = sent.headers["Set-Cookie"]
+    # What browsers require of this prefix: https, every path, and no domain.
+    assert cookie.startswith("__Host-chatapp_sign_in=")
+    assert {"Secure", "HttpOnly", "Path=/", "SameSite=Lax"} <= set(cookie.split("; "))
+    assert "Domain" not in cookie
+    secret = cookie.partition("=")[2].partition(";")[0]
+    state = parse_qs(urlsplit(sent.headers["Location"]).query)["state"][0]
+    address, https = f"/oauth/callback?state={state}", "https://localhost"
+    other = client.application.test_client()
+    other.set_cookie("chatapp_sign_in", secret, domain="localhost")
+    assert other.get(address, base_url=https).status_code == 400
+    other.set_cookie("__Host-chatapp_sign_in", secret, domain="localhost", secure=True)
+    answer = other.get(address, base_url=https)
+    assert answer.status_code == 403  # the provider has sent no code
+    assert "__Host-chatapp_sign_in=;" in answer.headers["Set-Cookie"]
 
 
 @pytest.mark.parametrize("origin", [None, "null", "http://evil.example", "http://localhost:81"])
@@ -525,7 +551,7 @@ def test_no_secret_is_logged_or_stored(
     logging.getLogger("httpcore2").setLevel(logging.DEBUG)
     begun = begin(client)
     sent = client.post("/device", data={"user_code": begun["user_code"]}, headers=ORIGIN)
-    cookie = client.get_cookie("chatapp_sign_in", path="/oauth/callback")
+    cookie = client.get_cookie("chatapp_sign_in")
     assert cookie is not None
     query = parse_qs(urlsplit(sent.headers["Location"]).query)
     returned(client, sent.headers["Location"])
