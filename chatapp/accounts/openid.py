@@ -95,7 +95,9 @@ class OpenIdProvider:
             more = self._request("GET", endpoint, headers=bearer)
             if more.get("sub") != claims.get("sub", more.get("sub")):
                 raise RefusedSignInError("the identity provider's answers are about two persons")
-            claims = {**more, **claims}
+            # It verifies no other address than its own.
+            is_other = claims.get("email") not in (None, more.get("email"))
+            claims = {**more, **({"email_verified": None} if is_other else {}), **claims}
         if claim == "email" and claims.get("email_verified") not in (True, "true"):
             raise RefusedSignInError("the email address is not verified")
         name, groups = None, claims.get(self.groups_claim) or []
@@ -119,9 +121,9 @@ class OpenIdProvider:
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"]},
             )
-        except jwt.PyJWKClientConnectionError as error:
+        except (jwt.PyJWKClientError, jwt.PyJWKSetError, OSError, ValueError) as error:
             raise OpenIdError(f"its keys cannot be read: {type(error).__name__}") from error
-        except (jwt.PyJWTError, ValueError) as error:
+        except jwt.PyJWTError as error:
             raise RefusedSignInError(f"the ID token is invalid: {type(error).__name__}") from error
         others = claims["aud"] not in (self.client_id, [self.client_id])
         if claims.get("azp", "" if others else self.client_id) != self.client_id:

@@ -35,6 +35,7 @@ class IdentityProvider:
 
     ``id_claims`` replaces claims of ID tokens alone, ``algorithm`` their signature's. ``removed``:
     the person has no access any more. ``seen`` has every secret that it gave out or was sent.
+    ``keys_text`` is published instead of its keys.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,7 @@ class IdentityProvider:
             "groups": ["everyone", "ml"],
         }
         self.id_claims: dict[str, Any] = {}
+        self.keys_text: str | None = None
         self.metadata: dict[str, Any] = {}
         self.of_userinfo: dict[str, Any] | None = None
         self.algorithm = "RS256"
@@ -87,6 +89,8 @@ class IdentityProvider:
         return {name: value for name, value in found.items() if value is not None}
 
     def keys(self) -> ResponseReturnValue:
+        if self.keys_text is not None:
+            return self.keys_text
         public = jwt.algorithms.RSAAlgorithm.to_jwk(self.published.public_key(), as_dict=True)
         return {"keys": [{**public, "kid": "1", "use": "sig", "alg": "RS256"}]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import logging
 import re
 import sqlite3
@@ -207,6 +208,26 @@ def test_a_provider_that_is_away_ends_nothing(client: FlaskClient, idp: Identity
     assert answer.headers["Retry-After"]
     idp.is_away = False
     assert refresh(client, tokens["refresh_token"]).status_code == 200
+
+
+@pytest.mark.parametrize("published", ["<html>", "[]", '{"keys": []}', "cut", "another kid"])
+def test_keys_that_cannot_be_read_end_nothing(
+    client: FlaskClient, idp: IdentityProvider, monkeypatch: pytest.MonkeyPatch, published: str
+) -> None:
+    """It is the provider's mistake, and Claude Code would forget a token that it names invalid."""
+    tokens = signed_in(client)
+    monkeypatch.setattr("jwt.jwks_client.JWKSetCache.get", lambda _: None)
+    if published == "cut":
+
+        def cut(*_: object) -> None:
+            raise ConnectionResetError
+
+        monkeypatch.setattr("jwt.jwks_client.json.load", cut)
+    else:
+        key = json.dumps(idp.keys()).replace('"kid": "1"', '"kid": "2"')
+        idp.keys_text = key if published == "another kid" else published
+    answer = refresh(client, tokens["refresh_token"])
+    assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
 
 
 @pytest.mark.parametrize("part", ["key", "provider", "nothing"])
@@ -444,6 +465,19 @@ def test_userinfo_of_another_person_is_refused(client: FlaskClient, idp: Identit
     assert signed_in(client)["email"] == ALICE
 
 
+def test_userinfo_verifies_no_other_address(client: FlaskClient, idp: IdentityProvider) -> None:
+    """That of the ID token may be one that its person has written."""
+    idp.id_claims = {"email": ALICE, "email_verified": None}
+    idp.claims = {**idp.claims, "groups": None}
+    idp.of_userinfo = {"sub": "1234", "groups": ["ml"], "email_verified": True}
+    for of_userinfo in ({}, {"email": "mallory@example.com"}):
+        idp.of_userinfo |= of_userinfo
+        shown = approve(client, begin(client)["user_code"])
+        assert "the email address is not verified" in shown.text
+    idp.of_userinfo |= {"email": ALICE}
+    assert signed_in(client)["email"] == ALICE
+
+
 def test_a_provider_without_userinfo(client: FlaskClient, idp: IdentityProvider) -> None:
     """It need not have one. A person without groups has those of everyone alone."""
     idp.metadata = {"userinfo_endpoint": None}
@@ -525,6 +559,7 @@ def test_attempts_are_limited_by_address(client: FlaskClient) -> None:
     page = client.post("/device", data={"user_code": "BBBBBBBB"}, headers=ORIGIN)
     assert page.status_code == 429
     assert page.mimetype == "text/html"
+    assert int(page.headers["Retry-After"]) > 0
 
 
 def test_sign_out_ends_the_key(client: FlaskClient, accounts: Accounts) -> None:
