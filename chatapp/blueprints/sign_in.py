@@ -24,7 +24,7 @@ from werkzeug.exceptions import HTTPException
 
 from chatapp.accounts import sign_ins
 from chatapp.accounts.openid import OpenIdError, OpenIdProvider, RefusedSignInError
-from chatapp.accounts.store import RefusedChangeError
+from chatapp.accounts.store import RefusedChangeError, UnknownUserError
 from chatapp.operators import keys, sign_in
 from chatapp.services import current_services
 from chatapp.settings import Settings
@@ -175,7 +175,8 @@ class SignIn:
             return granted(sign_in.make_key(user), user, refresh_token)
         except sign_ins.PollError as error:
             raise ApiError(400, str(error), "There is no key for this device.") from error
-        except (InvalidToken, RefusedChangeError) as error:  # of another secret; deactivated
+        except (InvalidToken, RefusedChangeError, UnknownUserError) as error:
+            # Of another secret; the user is deactivated or deleted.
             raise ApiError(400, "access_denied", "The sign-in has ended.") from error
 
     def _refreshed(self, sent: str) -> Response:
@@ -195,7 +196,7 @@ class SignIn:
     def revoke(self) -> Response:
         """RFC 7009: end a sign-in. It answers the same for an unknown one."""
         if key := sign_in.key_of(request.form.get("token", "").partition(".")[0]):
-            keys.revoke_key(key.public_id, reason=f"{key.user} signs out", by=sign_in.SIGN_IN)
+            keys.revoke_key(key.public_id, reason=f"{key.user} signs out", by=keys.SIGN_IN)
         return private()
 
 

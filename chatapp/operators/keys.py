@@ -11,12 +11,14 @@ from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.people import People
-from chatapp.accounts.store import ApiKey, UnknownUserError
+from chatapp.accounts.store import ApiKey, RefusedChangeError, UnknownUserError
 from chatapp.operators import blocks, callers
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError, StorageUnavailable
 
+#: The name of keys that people get by signing in, and of who changes something then.
+SIGN_IN: Final = "sign-in"
 #: In place of a class: that of the key's plan.
 PLAN: Final = "plan"
 
@@ -97,6 +99,9 @@ def rotate_key(
     until when that is valid, in words. RefusedChangeError or OperatorError if one is not."""
     accounts = current_services().accounts
     row = accounts.find(public_id)
+    if row is not None and row[0].name == SIGN_IN:  # a refresh would let the old one go on
+        sentence = f"{row[1].name} has got key {public_id} by signing in; revoke it instead."
+        raise RefusedChangeError("unusable_key", sentence)
     if row is not None and bound_team is None and not row[0].is_for(row[1]):
         raise OperatorError(
             "other_team",

@@ -4,16 +4,13 @@ a key that ends unless the provider confirms the person again."""
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from chatapp.accounts.api_key import parse
 from chatapp.accounts.openid import Person, RefusedSignInError
-from chatapp.accounts.store import ApiKey
+from chatapp.accounts.store import ApiKey, UnknownUserError
 from chatapp.operators import callers, users
+from chatapp.operators.keys import SIGN_IN
 from chatapp.services import current_services
-
-#: The name of such keys, and of who changes something in the log of operators.
-SIGN_IN: Final = "sign-in"
 
 
 def admit(person: Person) -> None:
@@ -34,8 +31,11 @@ def admit(person: Person) -> None:
 
 
 def make_key(user: str) -> str:
-    """Make a key for a new sign-in. RefusedChangeError if the user was deactivated meanwhile."""
+    """Make a key for a new sign-in. RefusedChangeError if the user was deactivated meanwhile, and
+    UnknownUserError if deleted."""
     services = current_services()
+    if services.accounts.user(user) is None:  # with a key, they would come back
+        raise UnknownUserError(user)
     key = services.accounts.create_key(
         user, plan=None, default_plan=services.default_plan, name=SIGN_IN, expires_at=_end()
     )

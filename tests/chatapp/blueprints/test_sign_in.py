@@ -23,8 +23,9 @@ from werkzeug.test import TestResponse
 
 from chatapp import MISTAKES
 from chatapp.accounts import sign_ins
-from chatapp.accounts.store import Accounts
-from chatapp.operators import users
+from chatapp.accounts.api_key import public_id_of
+from chatapp.accounts.store import Accounts, RefusedChangeError
+from chatapp.operators import keys, users
 from chatapp.services import services_of
 from chatapp.validation import SAFE_URL
 from ratelimit_ext import StorageUnavailable
@@ -251,6 +252,14 @@ def test_another_key_cannot_be_refreshed(client: FlaskClient, accounts: Accounts
     assert refresh(client, f"{made.text}.{of_provider}").status_code == 401
 
 
+def test_a_key_of_a_sign_in_is_not_rotated(app: Flask, client: FlaskClient) -> None:
+    """Someone who has the old key could still refresh it."""
+    key = signed_in(client)["access_token"]
+    with app.app_context(), pytest.raises(RefusedChangeError, match="revoke it instead"):
+        keys.rotate_key(public_id_of(key), overlap=timedelta(0), reason="leaked", by="test")
+    assert called(client, key).status_code == 200
+
+
 def test_denied_on_the_page(client: FlaskClient, idp: IdentityProvider) -> None:
     """The provider is not asked, and nothing can be approved after it."""
     begun = begin(client)
@@ -300,15 +309,20 @@ def test_who_may_not_sign_in_learns_why(
     assert len(accounts.all_keys()) == keys
 
 
+@pytest.mark.parametrize("how", ["deactivated", "deleted"])
 def test_a_user_who_is_deactivated_before_the_poll_gets_no_key(
-    client: FlaskClient, accounts: Accounts
+    client: FlaskClient, accounts: Accounts, how: str
 ) -> None:
-    """Between the browser and Claude Code."""
+    """Between the browser and Claude Code. A deleted one does not come back with another plan."""
     begun = begin(client)
     approve(client, begun["user_code"])
-    accounts.set_active(ALICE, active=False)
+    if how == "deactivated":
+        accounts.set_active(ALICE, active=False)
+    else:
+        accounts.delete_user(ALICE)
     assert error_of(poll(client, begun["device_code"])) == "access_denied"
     assert accounts.all_keys(ALICE) == []
+    assert (accounts.user(ALICE) is None) == (how == "deleted")
 
 
 def later(accounts: Accounts) -> None:
