@@ -54,10 +54,11 @@ def key_of(text: str) -> ApiKey | None:
 
 def extend(key: ApiKey, person: Person) -> None:
     """Have the key of that person end later. Raises RefusedSignInError."""
-    if person.name != key.user:
-        raise RefusedSignInError(f"the key is of {key.user}")
+    accounts = current_services().accounts
+    if person.name != key.user or accounts.user(key.user) is None:  # deleted meanwhile
+        raise RefusedSignInError(f"there is no such key of {person.name}")
     admit(person)
-    current_services().accounts.change("key", key.public_id, expires_at=_end())
+    accounts.change("key", key.public_id, expires_at=_end())
 
 
 def _end() -> datetime:

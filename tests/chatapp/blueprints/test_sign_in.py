@@ -24,6 +24,7 @@ from werkzeug.test import TestResponse
 from chatapp import MISTAKES
 from chatapp.accounts import sign_ins
 from chatapp.accounts.api_key import public_id_of
+from chatapp.accounts.openid import OpenIdProvider, Person
 from chatapp.accounts.store import Accounts, RefusedChangeError
 from chatapp.operators import keys, users
 from chatapp.services import services_of
@@ -198,6 +199,24 @@ def test_a_person_without_access_gets_no_longer_key(
     (after,) = accounts.all_keys(ALICE)
     assert after.expires_at == before.expires_at
     assert accounts.user("mallory@example.com") is None
+
+
+def test_a_user_who_is_deleted_during_a_refresh_does_not_come_back(
+    client: FlaskClient, accounts: Accounts, idp: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The provider takes its time, and knows the person still."""
+    tokens = signed_in(client)
+    accounts.create_key("olga", plan=None, default_plan="starter")
+    ask = OpenIdProvider.refresh
+
+    def slow(provider: OpenIdProvider, refresh_token: str) -> Person:
+        accounts.delete_user(ALICE)
+        return ask(provider, refresh_token)
+
+    monkeypatch.setattr(OpenIdProvider, "refresh", slow)
+    answer = refresh(client, tokens["refresh_token"])
+    assert (answer.status_code, error_of(answer)) == (401, "invalid_grant")
+    assert accounts.user(ALICE) is None
 
 
 def test_a_provider_that_is_away_ends_nothing(client: FlaskClient, idp: IdentityProvider) -> None:
