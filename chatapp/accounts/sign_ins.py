@@ -10,21 +10,11 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import Column, String, Table, Text, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 
-from chatapp.database import METADATA, Instant
+from chatapp.accounts.store import SIGN_INS
 from chatapp.database.connection import Database
 
-SIGN_INS: Final = Table(
-    "sign_ins",
-    METADATA,
-    Column("device_sha256", String(64), primary_key=True),
-    Column("user_code", String(8), nullable=False),
-    Column("expires_at", Instant, nullable=False),
-    Column("polled_at", Instant),
-    Column("browser_sha256", String(64)),
-    Column("result", Text),
-)
 LENGTH_S: Final = 600
 #: How often a device may ask. A poll that comes up to a second early is in time.
 INTERVAL_S: Final = 5

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Row,
     String,
     Table,
+    Text,
     bindparam,
     delete,
     exists,
@@ -71,6 +72,17 @@ KEYS: Final = Table(
     Column("traffic_class", String(64)),
     Column("people", _JSON),
     Column("bound_team", String(64)),
+)
+#: It is here because a new database has the tables of what every start imports.
+SIGN_INS: Final = Table(
+    "sign_ins",
+    METADATA,
+    Column("device_sha256", String(64), primary_key=True),
+    Column("user_code", String(8), nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("polled_at", Instant),
+    Column("browser_sha256", String(64)),
+    Column("result", Text),
 )
 
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 import chatapp.accounts.admin_keys
-import chatapp.accounts.sign_ins
 import chatapp.accounts.store
 import chatapp.alerts.table
 import chatapp.ledger.stored_answers
@@ -52,6 +51,23 @@ def differences(database: Database) -> list[Any]:
     """What the database lacks of the tables, columns and indexes that the code expects."""
     with database.reading() as connection:
         return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+
+def test_every_start_makes_all_tables() -> None:
+    """Whatever is configured: a new database has the tables that have been imported."""
+
+    def tables(modules: Iterable[str]) -> str:
+        source = f"import {', '.join(modules)}; print(sorted(chatapp.database.METADATA.tables))"
+        command = [sys.executable, "-c", source]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "chatapp").rglob("*.py")
+        if "__" not in path.name and "migrations" not in path.parts
+    ]
+    assert "sign_ins" in tables(["chatapp"])
+    assert tables(["chatapp"]) == tables(modules)
 
 
 def test_a_new_database_has_what_the_code_expects(database: Database) -> None:
