@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
 from flask import Blueprint, Response, make_response, redirect, render_template, request
+from flask_limiter import ExemptionScope
 from jwt.utils import base64url_encode
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
@@ -51,20 +52,22 @@ UNAVAILABLE: Final = "The identity provider cannot be reached at the moment."
 
 
 def blueprint(limiter: Limiter, settings: Settings) -> Blueprint:
-    """Return the routes, each with a limit by address."""
+    """Return the routes, each with a limit by address. An office of 200 people shares one, and
+    each device polls twelve times a minute, so the policy's limits at the edge are too low here."""
     bp, views = Blueprint("sign_in", __name__), SignIn(settings)
+    limiter.exempt(bp, flags=ExemptionScope.APPLICATION)
 
     def add(method: str, rule: str, view: Callable[[], Response], limit: str) -> None:
         limited = limiter.limit(limit, name=f"sign-in-{view.__name__}")(view)
         bp.add_url_rule(rule, view.__name__, limited, methods=[method])
 
-    add("GET", "/.well-known/oauth-authorization-server", views.metadata, "60/minute")
-    add("POST", "/oauth/device_authorization", views.begin, "30/10 minutes")
-    add("GET", "/device", views.page, "60/minute")
-    add("POST", "/device", views.decide, "30/10 minutes")
-    add("GET", CALLBACK, views.callback, "30/10 minutes")
-    add("POST", "/oauth/token", views.token, "120/minute")
-    add("POST", "/oauth/revoke", views.revoke, "60/minute")
+    add("GET", "/.well-known/oauth-authorization-server", views.metadata, "600/minute")
+    add("POST", "/oauth/device_authorization", views.begin, "300/10 minutes")
+    add("GET", "/device", views.page, "600/minute")
+    add("POST", "/device", views.decide, "300/10 minutes")
+    add("GET", CALLBACK, views.callback, "300/10 minutes")
+    add("POST", "/oauth/token", views.token, "2400/minute")
+    add("POST", "/oauth/revoke", views.revoke, "600/minute")
     kinds = (HTTPException, RateLimitExceeded, SQLAlchemyError, StorageUnavailable, OpenIdError)
     for kind in kinds:
         bp.register_error_handler(kind, failed)

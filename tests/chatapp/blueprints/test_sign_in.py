@@ -583,7 +583,7 @@ def test_polling_too_fast(client: FlaskClient, accounts: Accounts) -> None:
 
 def test_attempts_are_limited_by_address(client: FlaskClient) -> None:
     """Of a device, as an error that Claude Code knows; of a person, on the page."""
-    for _ in range(30):
+    for _ in range(300):
         begin(client)
         client.post("/device", data={"user_code": "BBBBBBBB"}, headers=ORIGIN)
     device = client.post("/oauth/device_authorization")
@@ -593,6 +593,17 @@ def test_attempts_are_limited_by_address(client: FlaskClient) -> None:
     assert page.status_code == 429
     assert page.mimetype == "text/html"
     assert int(page.headers["Retry-After"]) > 0
+
+
+def test_an_office_signs_in_from_one_address(client: FlaskClient) -> None:
+    """At nine, 100 people whose devices poll."""
+    statuses = set()
+    for _ in range(100):
+        begun = begin(client)
+        form = {"user_code": begun["user_code"]}
+        statuses.add(client.post("/device", data=form, headers=ORIGIN).status_code)
+        statuses |= {poll(client, begun["device_code"]).status_code for _ in range(12)}
+    assert statuses == {303, 400}  # to the provider, and not yet
 
 
 def test_sign_out_ends_the_key(client: FlaskClient, accounts: Accounts) -> None:
