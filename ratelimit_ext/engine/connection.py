@@ -85,6 +85,7 @@ LOAD: Final = Path("/proc/loadavg")
 _give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
 
 NEVER: Final = math.inf
+NO_TIMEVAL: Final = struct.pack("@ll", 0, 0)
 #: What reading raises on a connection that another thread closes meanwhile: redis-py before 7 does
 #: if the client itself reads a cluster's layout.
 CLOSED: Final = (ValueError, AttributeError)
@@ -217,6 +218,8 @@ class _Line(NamedTuple):
         """Let the client send or read: it may wait for no longer, as on its own connections."""
         with suppress(OSError):  # it is closed
             self.socket.settimeout(self.connection.socket_timeout)
+            # Or the kernel would end a wait for messages that has no timeout.
+            self.socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, NO_TIMEVAL)
 
 
 class ScriptConnections:
@@ -317,6 +320,9 @@ class ScriptConnections:
             if line is None:
                 return None
             connection = line.connection
+            is_kernels = line.socket.gettimeout() is None
+            if is_kernels and threading.current_thread() is threading.main_thread():
+                line.use_clients_timeout()  # signals would prolong it: Python reads again
             sent = 0 if connection.health_check_interval else _written(line.socket, command)
             if sent < len(command):
                 line.use_clients_timeout()
@@ -374,8 +380,9 @@ class ScriptConnections:
             return None
         poll = select.poll()
         poll.register(socket, select.POLLIN)
-        if timeout_s := connection.socket_timeout:
-            # The kernel ends reads: Python waits in one system call, and reads in another.
+        if (timeout_s := connection.socket_timeout) and type(socket).__module__ == "socket":
+            # The kernel ends reads: Python waits in one system call, and reads in another. Sockets
+            # of gevent wait in its loop, of which the kernel knows nothing.
             timeval = struct.pack("@ll", *divmod(int(timeout_s * 1_000_000), 1_000_000))
             socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, timeval)
             socket.settimeout(None)

@@ -1,6 +1,9 @@
 """Script calls on prepared connections."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -134,12 +137,65 @@ def test_only_the_kernel_ends_the_reads_of_an_idle_connection(redis_server: serv
     with pytest.raises(BlockingIOError):
         line.socket.recv(1)
     assert usual_s * 0.9 < time.monotonic() - began < usual_s + 1
+    assert not line.connection._parser.read_from_socket(0.01, raise_on_timeout=False)
+    assert line.socket.gettimeout() == usual_s  # also after such a read
     line.use_clients_timeout()
     client.connection_pool.release(line.connection)
     assert client.ping()
-    assert line.socket.gettimeout() == usual_s
+    messages = client.pubsub()  # a wait without a timeout has none of the kernel's
+    messages.subscribe("channel")
+    assert messages.connection is line.connection
+    threading.Timer(2 * usual_s, client_at(redis_server.uri).publish, ("channel", 1)).start()
+    assert [messages.parse_response()[2] for _ in "ab"] == [1, b"1"]
     line.socket.close()
     line.use_clients_timeout()
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_signals_do_not_prolong_a_call(redis_server: servers.Server) -> None:
+    """Also on a connection that another thread has used before. Python reads again after each."""
+    with Relay(redis_server.port) as relay:
+        lines = ScriptConnections(client_at(f"redis://127.0.0.1:{relay.port}", socket_timeout=0.4))
+        thread = threading.Thread(target=lines.run, args=(SCRIPT, [], []))
+        thread.start()
+        thread.join()
+        assert lines.run(SCRIPT, [], []) == [1, 2]
+        relay.deliver = late(3.0)
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            began = time.monotonic()
+            with pytest.raises(redis.TimeoutError):
+                lines.run(SCRIPT, [], [])
+            assert time.monotonic() - began < 3
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
+GEVENT = """
+from gevent import monkey, spawn
+monkey.patch_all()
+import sys
+import redis
+from tests.engine.test_connection import SCRIPT, Relay, ScriptConnections, client_at, late
+with Relay(int(sys.argv[1])) as relay:
+    lines = ScriptConnections(client_at(f"redis://127.0.0.1:{relay.port}", socket_timeout=0.4))
+    assert spawn(lines.run, SCRIPT, [], []).get() == [1, 2]
+    relay.deliver = late(5.0)
+    try:
+        spawn(lines.run, SCRIPT, [], []).get()
+    except redis.TimeoutError:
+        print("in time")
+"""
+
+
+@pytest.mark.usefixtures("redis_client")
+def test_a_greenlet_does_not_wait_for_ever(redis_server: servers.Server) -> None:
+    """The kernel ends no wait in gevent's loop."""
+    command = [sys.executable, "-c", GEVENT, str(redis_server.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "in time\n", done.stderr
 
 
 @pytest.mark.usefixtures("redis_client")
