@@ -29,7 +29,7 @@ from chatapp.accounts.store import RefusedChangeError, UnknownUserError
 from chatapp.operators import keys, sign_in
 from chatapp.services import current_services
 from chatapp.settings import Settings
-from chatapp.web.errors import ApiError, report_of, unavailable
+from chatapp.web.errors import ApiError, current_query, report_of, unavailable
 from ratelimit_ext import Limiter, RateLimitExceeded, StorageUnavailable, client_ip
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class SignIn:
 
     def page(self) -> Response:
         """Ask for the code. It looks nothing up, so codes cannot be tried here."""
-        return shown(code=request.args.get("user_code", "")[:20])
+        return shown(code=current_query().get("user_code", "")[:20])
 
     def decide(self) -> Response:
         """Send the browser to the provider, or deny the sign-in."""
@@ -141,8 +141,8 @@ class SignIn:
 
     def callback(self) -> Response:
         """Finish the sign-in of this browser with what the provider says."""
-        browser, code = request.cookies.get(self._cookie["key"], ""), request.args.get("code", "")
-        state = request.args.get("state", "").encode("utf-8", "replace")
+        browser, query = request.cookies.get(self._cookie["key"], ""), current_query()
+        code, state = query.get("code", ""), query.get("state", "").encode("utf-8", "replace")
         derive, claimed = partial(derived, browser), sign_ins.digest(derived(browser, "claimed"))
         change = partial(sign_ins.change, current_services().database, "browser_sha256")
         is_ours = hmac.compare_digest(state, derive("state").encode())

@@ -688,6 +688,8 @@ def test_odd_bytes_are_no_500(client: FlaskClient, path: str) -> None:
     """Neither in a query nor in a form."""
     method = client.get if path in {"/device", "/oauth/callback"} else client.post
     assert method(f"{path}?user_code=%ff&state=%ff&code=%ff").status_code < 500
+    raw = {"QUERY_STRING": "user_code=\xff&state=\xff&code=\xff"}
+    assert method(path, environ_overrides=raw).status_code < 500
     headers = {**ORIGIN, "Content-Type": "application/x-www-form-urlencoded"}
     names = ("user_code", "grant_type", "token", "device_code", "refresh_token")
     form = b"&".join(b"%s=%%ff\x00\xff" % name.encode() for name in names)
