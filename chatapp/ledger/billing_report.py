@@ -25,6 +25,8 @@ TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 #: The most days of a page; and more pages than there are.
 PAGE_DAYS: Final = 31
 MOST_PAGES: Final = 100
+#: What reading something else raises than a report.
+MALFORMED: Final = (ValueError, ArithmeticError, LookupError, AttributeError, TypeError)
 #: Stands for the model of a tool, of storage, and of others without a model.
 NO_MODEL: Final = "tools and others"
 CENT: Final = 10_000
@@ -72,7 +74,7 @@ def read(
                     of = row.get("project_id") or row.get("workspace_id") or "default"
                     if project in {None, of}:
                         yield day, row.get("api_key_id"), *amounts(row)
-    except (httpx2.HTTPError, OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except (httpx2.HTTPError, OSError, *MALFORMED) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise ReportError(f"{url} cannot be read with {variable(provider)}: {reason}") from error
 

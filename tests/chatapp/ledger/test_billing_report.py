@@ -141,6 +141,7 @@ def test_items_of_openai(item: str | None, model: str) -> None:
         (200, b"<html>", "cannot be read"),
         (200, b"[]", "cannot be read"),
         (200, b'{"data": [{"results": [{}]}], "has_more": false}', "cannot be read"),
+        (200, b'{"data": [{"start_time": 1%030d, "results": [{}]}]}' % 0, "cannot be read"),
         (200, b'{"data": [], "has_more": true, "next_page": "x"}', "too many pages"),
     ],
 )
