@@ -404,7 +404,7 @@ def _router(
 def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
     """Log variables such as OPENAI_KEY, which are like the one of a key that is missing."""
     read = {key.name for table in file.upstreams.values() for key in table.keys}
-    unread = [w for w in os.environ if re.search("(?<!_ADMIN)_KEY", w) and w not in read]
+    unread = [w for w in os.environ if re.search("(?<!_ADMIN_)KEY", w) and w not in read]
     for name in missing:
         similar = [word for word in unread if word.startswith(name.partition("_")[0])]
         for word in get_close_matches(name, similar, n=1, cutoff=0.75):
