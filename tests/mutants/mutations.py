@@ -245,8 +245,8 @@ SAME: dict[str, dict[str, str]] = {
     },
     f"{STRATEGIES}/line.py": {
         "`pauses_us = [0]` → `pauses_us = [1]`": "each denial waits for a microsecond at least",
-        "`return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.rank` → "
-        "`return *self._strategy.parameters(limit, now_us), limit.wait or 1, limit.rank`": (
+        "`return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.part.rank` → "
+        "`return *self._strategy.parameters(limit, now_us), limit.wait or 1, limit.part.rank`": (
             "a limit with a line has a wait"
         ),
     },
