@@ -5,26 +5,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from ratelimit_ext.settlements.queue import SettlementQueue
+from tests.seeds import seeds
 from tests.simulator import search
 from tests.simulator.scenario import KINDS
 from tests.simulator.scheduler import Choices
 from tests.simulator.search import failure_of, kind_of, play, small_cases
 
 
-def many(count: int, more: int) -> Any:
-    return pytest.param(more, marks=pytest.mark.slow), count
-
-
-@pytest.mark.parametrize("count", many(120, 6_000))
-def test_no_seed_breaks_a_promise(count: int) -> None:
+@seeds(120)
+def test_no_seed_breaks_a_promise(seeds: range) -> None:
     """Workers are stopped and killed, calls and replies are lost or late, a storage ends, loses its
     data or is replaced by its replica."""
-    for seed in range(count):
+    for seed in seeds:
         failure = failure_of(seed, kind_of(seed))
         assert failure is None, failure
 

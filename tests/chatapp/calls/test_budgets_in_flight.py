@@ -3,11 +3,10 @@ by its own count: no budget is exceeded by more than one call, and no call is re
 left pays for it. The product decides: strategies, claims, reservations and `UpstreamCall`, in
 virtual time.
 
-BUDGET_HISTORIES=10000 plays as many; see with `-s` why calls were refused."""
+See with `-s` why calls were refused."""
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -39,6 +38,7 @@ from ratelimit_ext.web.request.reservation import KnownNames, Reservation
 from ratelimit_ext.web.request.resolver import Resolver
 from tests.chatapp.calls.test_upstream_call import begin
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
+from tests.seeds import seeds
 
 CATALOGUE = catalogue.load()
 MICRO = 1_000_000
@@ -447,23 +447,16 @@ def counts() -> Iterator[Counter[str]]:
     print(f"\n{dict(counted)}")  # noqa: T201
 
 
-def play(counts: Counter[str], seeds: range) -> None:
+@seeds(250)
+def test_no_bill_is_above_a_budget_by_more_than_one_call(
+    counts: Counter[str], seeds: range
+) -> None:
+    """In histories of 2 to 40 calls at once, of every identity and kind."""
     for seed in seeds:
         try:
             History(random.Random(seed), counts).play()
         except AssertionError as error:
             raise AssertionError(f"history {seed}: {error}") from error
-
-
-def test_no_bill_is_above_a_budget_by_more_than_one_call(counts: Counter[str]) -> None:
-    """In some hundred histories of 2 to 40 calls at once, of every identity and kind."""
-    play(counts, range(int(os.environ.get("BUDGET_HISTORIES", "250"))))
     assert min(counts[how] for how in ENDS) > 0
     assert counts["refused: spent"] > 0
     assert counts["refused: in use, a retry helps"] > 0
-
-
-@pytest.mark.slow
-def test_no_bill_is_above_a_budget_in_ten_thousand_histories(counts: Counter[str]) -> None:
-    """The same, with others."""
-    play(counts, range(1_000_000, 1_010_000))
