@@ -143,7 +143,8 @@ def test_a_corrected_reload_does_not_wait_for_workers_that_hang(
     module.write_text(COUNTER.replace("VERSION = 1", "VERSION = 2"))
     master.signal(signal.SIGHUP)
     eventually(lambda: "Reloaded: the new workers serve." in master.log)
-    assert version(master) == 2
+    # An old worker may take one more call before it sees its signal.
+    eventually(lambda: version(master) == 2)
     eventually(lambda: not any(map(alive, old | hanging)))
 
 
