@@ -34,7 +34,7 @@ def play(
     History(engines, limit, chance, turns, flush, trouble=trouble).play(STEPS)
 
 
-@seeds(200)
+@seeds(100)
 def test_lines_in_memory(seeds: range) -> None:
     """The engine of a single process."""
     for seed in seeds:
@@ -45,7 +45,7 @@ def test_lines_in_memory(seeds: range) -> None:
             raise AssertionError(f"seed {seed}: {error}") from error
 
 
-@seeds(50)
+@seeds(25)
 def test_lines_on_a_server(redis_client: redis.Redis, seeds: range) -> None:
     """Its scripts, which answer as the engine in memory, and wake those whose turn has come."""
     turns = Turns(redis_client)

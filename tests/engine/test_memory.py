@@ -147,15 +147,15 @@ def test_a_fork_waits_for_the_calls_of_other_threads() -> None:
         while not is_over.is_set():
             engine.admit([known])
 
-    with ThreadPoolExecutor(4) as pool:
-        busy = [pool.submit(calls) for _ in range(4)]
-        for _ in range(20):
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(calls) for _ in range(2)]
+        for _ in range(10):
             child = os.fork()
             if not child:
                 os._exit([engine.admit([kept]).admitted for _ in range(3)].count(True))
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
         is_over.set()
-        assert [each.result() for each in busy] == [None] * 4
+        assert [each.result() for each in busy] == [None] * 2
     assert engine.admit([kept]).admitted
 
 

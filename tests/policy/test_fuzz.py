@@ -123,7 +123,7 @@ def outcome(load: Callable[[], Policy]) -> Policy | str:
         return str(error)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(DOCUMENTS | st.dictionaries(TEXTS, VALUES, max_size=5))
 def test_no_document_does_anything_else(document: dict[str, Any]) -> None:
     """Any document becomes a policy with every limit in it, or one error of whole lines."""
@@ -149,7 +149,7 @@ def count_limits(value: object) -> int:
     return sum(map(len, lists)) + sum(map(count_limits, tables))
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(st.dictionaries(TEXTS, LIMITS | PYTHON_VALUES, max_size=4) | PYTHON_VALUES)
 def test_no_setting_does_anything_else(blueprints: Any) -> None:
     """Any value of RATELIMIT_BLUEPRINTS becomes a policy or the error."""
@@ -168,7 +168,7 @@ LINES = st.sampled_from(
 CONTENTS = st.lists(LINES | st.text(max_size=12), max_size=12).map("\n".join).map(str.encode)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(CONTENTS | st.binary(max_size=40))
 def test_no_file_does_anything_else(content: bytes) -> None:
     """Any content of the file becomes a policy or the error."""

@@ -15,7 +15,7 @@ from tests.simulator.scheduler import Choices
 from tests.simulator.search import failure_of, kind_of, play, small_cases
 
 
-@seeds(120)
+@seeds(60)
 def test_no_seed_breaks_a_promise(seeds: range) -> None:
     """Workers are stopped and killed, calls and replies are lost or late, a storage ends, loses its
     data or is replaced by its replica."""

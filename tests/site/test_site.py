@@ -15,6 +15,8 @@ import ratelimit_ext
 from chatapp.cli.chat import chat
 from ratelimit_ext.cli import ratelimit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 #: README's command that builds the site: its options and its source.
 COMMAND = re.compile(
