@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, cli, guards_file, settings
+from chatapp.accounts import managed_settings
 from chatapp.accounts.accounts_on import AccountsOn
 from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import (
@@ -177,6 +178,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         admin_keys=AdminKeys(database),
         authenticator=authenticator,
         traces=traces,
+        managed_settings=_managed_settings(chosen.managed_settings_file, policy),
     )
     if cli.serves():
         limiter.listen(restoration.watch(app))
@@ -207,8 +209,9 @@ def _add_routes(app: Flask, limiter: Limiter, chosen: settings.Settings) -> None
     for module in (chat, *providers, usage, me, openapi, page, health):
         app.register_blueprint(module.bp)
     if chosen.sign_in_issuer:
-        from chatapp.blueprints import sign_in  # noqa: PLC0415 - it loads cryptography
+        from chatapp.blueprints import claude_code, sign_in  # noqa: PLC0415 - loads cryptography
 
+        app.register_blueprint(claude_code.bp)
         app.register_blueprint(sign_in.blueprint(limiter, chosen))
     if not chosen.admin_token:
         errors.install(app, unrouted=unknown_address)
@@ -271,6 +274,21 @@ def _policy(
         if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)
     return policy
+
+
+def _managed_settings(file: str | None, policy: Policy | None) -> managed_settings.Rows:
+    """The settings on the machines of people who sign in, checked. No command needs them."""
+    if not (file and cli.serves()):
+        return {}
+    of = "MANAGED_SETTINGS_FILE"
+    try:
+        rows = managed_settings.read(file)
+    except ValueError as error:
+        raise settings.SettingsError(f"CHATAPP_{of}: {error}") from error
+    if policy is not None:
+        plans = managed_settings.plans_of(rows)
+        identities.check_plans(plans, policy.plans, policy_file="the policy", of=of)
+    return rows
 
 
 def _add_log_handlers(app: Flask) -> None:

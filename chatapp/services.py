@@ -10,6 +10,7 @@ from flask import Flask, current_app
 
 from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import Authenticator
+from chatapp.accounts.managed_settings import Rows
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts
 from chatapp.calls.throttle import Throttle
@@ -49,6 +50,8 @@ class Services:
     authenticator: Authenticator
     #: None unless calls are traced.
     traces: Traces | None = None
+    #: On the machines of people who sign in.
+    managed_settings: Rows = field(default_factory=dict)
     throttle: Throttle = field(default_factory=Throttle)
     #: The names of the policy's plans.
     plans: tuple[str, ...] = field(init=False)

@@ -221,6 +221,11 @@ class Settings(BaseModel):
     sign_in_hours: float = setting(
         "hours until the provider is asked again about a person", *(1.0, 0.25, 168)
     )
+    managed_settings_file: str | None = setting(
+        "path of the JSON file with the [settings of Claude Code](../gateway/sign-in.md#settings) "
+        "on the machines of people who sign in",
+        shown="none",
+    )
     alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
         "shares of a budget that raise [an alert](alerts.md), in percent, `off` or 0 for none",
         (50, 80, 100),
@@ -324,9 +329,13 @@ def from_config(config: Mapping[str, object]) -> Settings:
     needed = [
         f"sign_in_{name}" for name in ("issuer", "client_id", "client_secret", "url", "groups")
     ]
+    names = ", ".join(f"{PREFIX}{name.upper()}" for name in needed)
     if len({bool(getattr(settings, name)) for name in needed}) > 1:
-        names = ", ".join(f"{PREFIX}{name.upper()}" for name in needed)
         raise SettingsError(f"{PREFIX}SIGN_IN_ISSUER: found a part; set {names}, or none of them.")
+    if settings.managed_settings_file and not settings.sign_in_issuer:
+        raise SettingsError(
+            f"{PREFIX}MANAGED_SETTINGS_FILE: only people who sign in get it; set {names}."
+        )
     sign_on = (settings.admin_sign_on_header, settings.admin_sign_on_from, settings.admin_sign_on)
     if any(sign_on) and not (all(sign_on) and settings.admin_token):
         raise SettingsError(

@@ -81,6 +81,7 @@ class Principal:
     files: bool = False
     traffic_class: str | None = None
     people: People | None = None
+    key_name: str = ""
 
 
 #: The owner of a key, and when it expires.
@@ -276,6 +277,7 @@ def _principal(key: ApiKey, user: User, *, people: People | None) -> Principal:
         files=bool(key.files),
         traffic_class=key.traffic_class,
         people=people,
+        key_name=key.name,
     )
 
 

@@ -1,4 +1,4 @@
-"""The last valid policy and providers.toml, for workers and commands whose files are invalid.
+"""The last valid policy, providers.toml and managed settings, for those whose files are invalid.
 
 A typo in a file would end a worker that starts, and every command: also the one that revokes a
 leaked key. Each worker of gunicorn keeps the files that it has started with. A worker uses them if
@@ -25,20 +25,27 @@ HAS_SERVED: Final = "GUNICORN_HAS_SERVED"
 #: The settings that name the files.
 POLICY: Final = "RATELIMIT_POLICY_FILE"
 PROVIDERS: Final = "CHATAPP_PROVIDERS_FILE"
+MANAGED: Final = "CHATAPP_MANAGED_SETTINGS_FILE"
 POLICY_FILE: Final = Path(__file__).parents[1] / "policy.toml"
 PROVIDERS_FILE: Final = Path(__file__).parents[1] / "providers.toml"
 #: The files that a reload reads, by the settings that name another one.
-FILES: Final = {POLICY: POLICY_FILE, PROVIDERS: PROVIDERS_FILE}
+FILES: Final = {POLICY: POLICY_FILE, PROVIDERS: PROVIDERS_FILE, MANAGED: Path(os.devnull)}
 #: What a file is called in the log, and the command that checks it.
 NAMES: Final = {
-    POLICY: ("policy", "ratelimit check"),
-    PROVIDERS: ("providers file", "chat providers check"),
+    POLICY: ("policy", "flask --app wsgi ratelimit check"),
+    PROVIDERS: ("providers file", "flask --app wsgi chat providers check"),
+    MANAGED: ("file of managed settings", "python -m json.tool"),
 }
 MODEL_SETTINGS: Final = ("CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
 #: The settings that name what the files define.
 WITHOUT_NAMES: Final = dict.fromkeys(("CHATAPP_PLANS", *MODEL_SETTINGS))
 WITHOUT_POLICY: Final = {**WITHOUT_NAMES, POLICY: str(Path(__file__).with_name("no_policy.toml"))}
 WITHOUT_PROVIDERS: Final = {**WITHOUT_NAMES, PROVIDERS: None}
+WITHOUT: Final[Mapping[str, Mapping[str, str | None]]] = {
+    POLICY: WITHOUT_POLICY,
+    PROVIDERS: WITHOUT_PROVIDERS,
+    MANAGED: {MANAGED: None},
+}
 
 Config: TypeAlias = Mapping[str, object]
 Create: TypeAlias = Callable[[Config], Flask]
@@ -71,7 +78,7 @@ def created(
     if HAS_SERVED in os.environ:
         for file, content in before.items():
             # Not if the file has changed since the application read it.
-            if content is not None and content == _content(file):
+            if content and content == _content(file):
                 _keep(_last_valid(file), content)
     return app
 
@@ -90,7 +97,7 @@ def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Co
         if _content(last := _last_valid(file)):
             spare[setting] = {setting: str(last)}
         elif is_command:
-            spare[setting] = WITHOUT_POLICY if setting == POLICY else WITHOUT_PROVIDERS
+            spare[setting] = WITHOUT[setting]
     yield from spare.values()
     yield {name: value for config in spare.values() for name, value in config.items()}
 
@@ -107,7 +114,7 @@ def _report(app: Flask, config: Config, mistake: Exception, *, is_command: bool)
         is_last = config[setting] not in {WITHOUT_POLICY[POLICY], None}
         used = "the last valid one stays in use" if is_last else "none was valid before"
         warning = f"The {name} is invalid; {used}. Correct the file, "
-        warning += f"check it with `flask --app wsgi {command}`, and send HUP to the master."
+        warning += f"check it with `{command}`, and send HUP to the master."
         if is_command:
             click.echo(f"Warning: {warning}\n{mistake}", err=True)
         else:

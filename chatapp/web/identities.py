@@ -115,8 +115,9 @@ def check_plans(
     plans: Mapping[str, str], defined: Collection[str], *, policy_file: str, of: str = "PLANS"
 ) -> None:
     """Raise SettingsError if the plan of a user is not among the ``defined`` ones of the policy, or
-    that of a group, in the setting ``of`` groups."""
-    allowed, whose = ", ".join(map(repr, defined)) or "none", "user" if of == "PLANS" else "group"
+    that of a group or row, in the setting ``of`` groups or rows."""
+    allowed = ", ".join(map(repr, defined)) or "none"
+    whose = {"PLANS": "user", "SIGN_IN_GROUPS": "group"}.get(of, "row")
     for owner, name in plans.items():
         if name not in defined:
             raise SettingsError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from flask import Response, request
 
 from chatapp.accounts.store import Accounts
 from tests.chatapp.conftest import AppMaker
@@ -35,6 +37,9 @@ pytestmark = [
 
 ALICE = "alice@example.com"
 TIMEOUT_S = 120
+MANAGED = {"model": "claude-sonnet-4-6", "permissions": {"deny": ["WebFetch", "Ä"]}}
+#: Paths and statuses of what the client has asked.
+ANSWERS: list[tuple[str, int]] = []
 
 
 class ClaudeCode:
@@ -112,6 +117,11 @@ def fetched(
     return connection.getresponse()
 
 
+def note(response: Response) -> Response:
+    ANSWERS.append((request.path, response.status_code))
+    return response
+
+
 @pytest.fixture
 def idp() -> Iterator[IdentityProvider]:
     with running() as provider:
@@ -129,7 +139,11 @@ def claude(
     port = free_port()
     idp.callback = f"http://127.0.0.1:{port}/oauth/callback"
     accounts.create_team("research")
-    with serving(make_app(**idp.settings), port=port) as url:
+    managed = tmp_path / "managed.json"
+    managed.write_text(json.dumps({"pro/research": MANAGED}))
+    app = make_app(**idp.settings, CHATAPP_MANAGED_SETTINGS_FILE=str(managed))
+    app.after_request(note)
+    with serving(app, port=port) as url:
         (tmp_path / "home").mkdir()
         yield ClaudeCode(tmp_path / "home", url)
 
@@ -158,3 +172,30 @@ def test_claude_code_shows_a_denial(claude: ClaudeCode, accounts: Accounts) -> N
     shown = claude.sign_in(deny="1")
     assert (shown["state"], shown["message"]) == ("error", "Sign-in was denied in the browser.")
     assert accounts.users() == []
+
+
+def test_claude_code_takes_managed_settings_and_shows_the_budget(
+    claude: ClaudeCode, provider: UpstreamServer
+) -> None:
+    """The model of the settings answers, and the client finds them unchanged by its checksum."""
+    claude.sign_in()
+    ANSWERS.clear()
+    claude.run("-p", "say hi")
+    shown = claude.run("-p", "/usage")
+    assert [call.body["model"] for call in provider.calls] == [MANAGED["model"]]
+    assert re.search(r"Spend limit: \$\d\S* / \$60 spent today \(\d+%\) · resets ", shown), shown
+    assert [status for path, status in ANSWERS if path == "/managed/settings"] == [200, 304]
+    assert ("/api/oauth/usage", 200) in ANSWERS
+
+
+def test_claude_code_with_a_key_asks_for_neither(claude: ClaudeCode, accounts: Accounts) -> None:
+    """Only after a sign-in does it ask a gateway for settings or usage."""
+    key = accounts.create_key(ALICE, plan="pro", default_plan="starter").text
+    url = json.loads((claude.home / ".claude" / "settings.json").read_text())
+    (claude.home / ".claude" / "settings.json").unlink()
+    claude.variables["ANTHROPIC_BASE_URL"] = url["forceLoginGatewayUrl"]
+    claude.variables["ANTHROPIC_API_KEY"] = key
+    ANSWERS.clear()
+    claude.run("-p", "say hi")
+    assert "Spend limit" not in claude.run("-p", "/usage")
+    assert {path for path, _ in ANSWERS} <= {"/", "/v1/messages", "/v1/messages/count_tokens"}
