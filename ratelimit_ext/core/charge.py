@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -88,18 +89,28 @@ class Hold(NamedTuple):
     An id has 48 random bits. What a call did not spend goes back if its lease ends unsettled.
     ``waited_us`` is for how long a request has waited that may wait for its turn; its id is also
     that of its place in line. With ``keeps``, its estimate counts as spent until a renewal knows
-    better.
+    better. ``price`` is what the call reserves (:func:`price_of`): members who share calls in
+    flight have their turns by it.
     """
 
     id: int
     lease_us: int
     waited_us: int | None = None
     keeps: int = 0
+    price: int = 0
 
 
 def new_hold(lease_us: int, *, keeps: bool = False) -> Hold:
     """Return a hold with an id that no other call of any worker has."""
     return Hold(_chance.getrandbits(48) or 1, lease_us, keeps=int(keeps))
+
+
+def price_of(charges: Iterable[Charge]) -> int:
+    """Return what a call reserves by its charges: in micro-dollars; without a limit in dollars, in
+    tokens; 0 if neither is known."""
+    costs = [(limit.unit, cost) for limit, _, cost, is_meta, *_ in charges if not is_meta]
+    dollars = [cost for unit, cost in costs if unit == "usd"]
+    return max(dollars or [cost for unit, cost in costs if unit == "tokens"], default=0)
 
 
 #: For charges that are final.

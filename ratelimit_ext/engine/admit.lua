@@ -6,7 +6,7 @@
 --          it; the strategy's own arguments; a JSON list of numbers, and in it for each charge: the cost,
 --          and what its part adds; optional: the id of the call's hold, and its lease in microseconds; for
 --          how many microseconds a request that may wait has waited, or ''; 1 if its costs count as spent
---          until a renewal knows better
+--          until a renewal knows better, or ''; what the call reserves, by which members have their turns
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          At the end, for each charge that claims a part of a budget: what it gets, 0 if it is denied,
@@ -33,7 +33,7 @@
 begin(ARGV[3])
 local numbers = cjson.decode(ARGV[4])
 hold, lease = tonumber(ARGV[5]) or 0, tonumber(ARGV[6]) or 0
-waited, keeps = tonumber(ARGV[7]), ARGV[8] ~= nil
+waited, keeps, price = tonumber(ARGV[7]), tonumber(ARGV[8]) == 1, tonumber(ARGV[9]) or 0
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take

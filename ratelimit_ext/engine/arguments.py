@@ -176,8 +176,10 @@ def _together(driver: str, words: Sequence[_Words]) -> tuple[Script, str]:
 def hold_words(hold: Hold) -> tuple[Any, ...]:
     if not hold.id:
         return ()
-    if hold.keeps:
-        return hold.id, hold.lease_us, "" if hold.waited_us is None else hold.waited_us, 1
+    if hold.keeps or hold.price:
+        waited = "" if hold.waited_us is None else hold.waited_us
+        words = hold.id, hold.lease_us, waited, hold.keeps
+        return (*words, hold.price) if hold.price else words
     return hold[: 2 + (hold.waited_us is not None)]
 
 

@@ -119,7 +119,7 @@ class Buckets:
     def evaluate(
         self, script: Script, keys: Sequence[str], now_us: int, *words: Any
     ) -> Sequence[Any]:
-        words = (*words, *[None] * 7)[:7]
+        words = (*words, *[None] * 8)[:8]
         with _lua.lock:
             function = _lua.function(script)
             # As a float, since it may be beyond the integers of C.

@@ -15,8 +15,9 @@ local words
 local bucket, current
 
 -- Under which id the call reserves its estimates, and its lease in microseconds (0: no hold). For how
--- long it has waited, in microseconds, if it may wait, and whether its estimates count as spent.
-local hold, lease, waited, keeps
+-- long it has waited, in microseconds, if it may wait, and whether its estimates count as spent. What it
+-- reserves, in one unit for all calls (0: unknown), by which members of a group have their turns.
+local hold, lease, waited, keeps, price
 
 -- What lies beside buckets: by bucket the commands that store it, and a function that runs them, right
 -- after the bucket is stored, with the bucket's name and its expiry in milliseconds. Most scripts have

@@ -228,7 +228,7 @@ _G.cjson = {
   end,
 }
 
--- Functions of scripts: of a world, now, up to seven more arguments, and the keys.
+-- Functions of scripts: of a world, now, up to eight more arguments, and the keys.
 local functions = {}
 
 local function call(command, ...) return commands[command](...) end
@@ -237,9 +237,9 @@ _G.redis = {
   call = call,
   pcall = call,
   register_function = function(name, run)
-    functions[name] = function(chosen, instant, second, third, fourth, fifth, sixth, seventh, eighth, ...)
+    functions[name] = function(chosen, instant, second, third, fourth, fifth, sixth, seventh, eighth, ninth, ...)
       enter(chosen, instant)
-      return unpack(run({ ... }, { instant, second, third, fourth, fifth, sixth, seventh, eighth }))
+      return unpack(run({ ... }, { instant, second, third, fourth, fifth, sixth, seventh, eighth, ninth }))
     end
   end,
 }

@@ -18,7 +18,7 @@ from itertools import count
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, price_of
 from ratelimit_ext.core.key import bucket_key, joined
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
@@ -131,6 +131,8 @@ class ReplayOutcome:
     classless: Counter[str] = field(default_factory=Counter)
     #: How long admitted calls have waited for their turn, in microseconds, of those that have.
     waits: list[int] = field(default_factory=list)
+    #: The same by class of traffic, of limits that keep a part for some.
+    class_waits: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
 
 class _Asked(NamedTuple):
@@ -147,7 +149,11 @@ class _Asked(NamedTuple):
         waits = any(limit.wait is not None for limit in limits)
         if not waits and not any(limit.traits.ends_with_calls for limit in limits):
             return NO_HOLD
-        return Hold(self.number, LASTS_US, now - self.call.at_us if waits else None)
+        if not waits:
+            return Hold(self.number, LASTS_US)
+        pairs = zip(self.charges, self.rules, strict=True)
+        price = price_of([charge._replace(limit=rule.limit) for charge, rule in pairs])
+        return Hold(self.number, LASTS_US, now - self.call.at_us, price=price)
 
 
 class Replay:
@@ -222,6 +228,8 @@ class Replay:
             self.outcome.would_deny.update(asked.rules[place].name for place in tried)
             if waited:
                 self.outcome.waits.append(waited_us)
+                for name in {asked.call.who.get(rule.priority) for rule in asked.rules} - {None}:
+                    self.outcome.class_waits[str(name)].append(waited_us)
             if any(charge.limit.traits.ends_with_calls for charge in asked.charges):
                 ends_at = now + int(asked.call.seconds * 1_000_000)
                 heapq.heappush(self._events, (ends_at, next(self._numbers), asked, True))

@@ -68,6 +68,10 @@ def as_data(results: Iterable[Result]) -> list[dict[str, Any]]:
             ],
             "waited": len(outcome.waits),
             "longest_wait": max(outcome.waits, default=0) / MICRO,
+            "waits_by_class": {
+                name: {"waited": len(waits), "longest_wait": max(waits) / MICRO}
+                for name, waits in sorted(outcome.class_waits.items())
+            },
             "calls_without": dict(outcome.unknown),
             "calls_to_unlimited_endpoints": dict(outcome.unlimited),
         }
@@ -201,9 +205,13 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             f"{name} is not in the traffic."
             for name, calls in outcome.classless.items()
         ]
-        if outcome.waits:
-            longest_s = max(outcome.waits) / MICRO
-            sentences.append(f"{_calls(len(outcome.waits))} waited, at most {longest_s:.1f} s.")
+        for name, waits in [("", outcome.waits), *sorted(outcome.class_waits.items())]:
+            if waits:
+                of_class = f" of class {name!r}" if name else ""
+                longest_s = max(waits) / MICRO
+                sentences.append(
+                    f"{_calls(len(waits))}{of_class} waited, at most {longest_s:.1f} s."
+                )
         for sentence in sentences:
             policies.setdefault(sentence, []).append(policy)
     texts += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]

@@ -6,6 +6,14 @@ the member whose call has begun last. So fifty calls of one member count as one 
 others, and a call that takes long keeps its own member waiting first. The calls of one member begin
 in the order in which they came.
 
+If the calls of a line reserve dollars or tokens, the next slot is for a member who has reserved the
+least in it: start-time fair queueing. While two members of a class have calls in line, they differ
+by one call each at most, in what they reserve. Equal ones have their turns as above. A member is
+stored with how much they are ahead of those in line, and no others are: who was away has no credit.
+A call counts at least as a 256th of the dearest in line, also if it reserves nothing: so no member
+waits for more turns of another. What a call reserved when it began stays: its settlement changes no
+turn.
+
 The receipt of a call is the number of its member.
 
 Not for: identities that a caller can invent. Each of them would have its turns.

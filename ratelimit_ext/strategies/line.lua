@@ -4,8 +4,8 @@
 -- KEYS     one string, the strategy's; while requests wait, also the string with `:line` behind its
 --          name: the same slot, as the hash tag is the same
 -- stored   in the latter, for each request (a ticket): id (6 bytes), since when it waits (7), until when
---          the ticket holds (7), the start that the request knows (7), its cost (6), what its class may
---          use (6), the number of higher classes (1), its member (4)
+--          the ticket holds (7), the start that the request knows, or with members what it reserves
+--          (7), its cost (6), what its class may use (6), the number of higher classes (1), its member (4)
 -- ARGV     as words: the strategy's own; the longest wait in microseconds; the number of higher classes.
 --          The ticket's id is the hold's, and `waited` is for how long its request has waited
 -- returns  the strategy's snapshot, with the costs of those that come first as if they were taken
@@ -68,7 +68,7 @@ local function wake(inner, tickets, raw, now, arg, gone)
     local missing = x + before + each.cost - each.most
     local due = base.due and base.due(now, arg, missing, y, z) or 0
     local has_room = missing + (y > 0 and 1 or 0) <= 0
-    if has_room and not base.due or each.due - math.max(due, now) > NEWS then
+    if has_room and not base.due or base.due and each.due - math.max(due, now) > NEWS then
       redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', each.id))
     end
     if not has_room then return end
@@ -103,8 +103,11 @@ strategies.line = function(inner)
       end
       tickets[#tickets + 1] = own
     end
-    if own then own.cost, own.most, own.rank = cost, most, rank end
-    if #tickets > 1 or not own and #tickets > 0 then
+    if own then
+      own.cost, own.most, own.rank = cost, most, rank
+      if base.turns then own.due = price end
+    end
+    if #tickets > 0 then
       tickets = in_order(tickets, base, state)
       for _, each in ipairs(tickets) do
         if each == own then break end
@@ -126,20 +129,24 @@ strategies.line = function(inner)
 
   entry.place = function(now, arg, line)
     local own, left = line.own, words[arg + own_words] - waited
-    own.due = line.due
+    if not base.turns then own.due = line.due end
     own.ends = math.min(now + left, math.max(line.due, now + LOOK) + LOOK)
     keep(line.tickets, now)
   end
 
   entry.take = function(now, cost, arg, x, y, z, line)
-    local own, is_first = cost > 0 and line.is_stored and line.own, line.tickets[1] == line.own
-    if own then
-      if base.turns and is_first then line.state.state = own.member end -- it moves the ring
-      table.remove(line.tickets, place_of(line.tickets, own.id))
-      keep(line.tickets, now)
+    local tickets, state = line.tickets, line.state
+    local own, is_first = cost > 0 and line.is_stored and line.own, tickets[1] == line.own
+    if base.turns and cost > 0 and line.own and (own or #tickets > 1) then
+      base.began(state.state, tickets, line.own)
     end
-    local value, lifetime = inner.take(now, cost, arg, x - line.before, y, z, line.state)
-    if own and #line.tickets > 0 then wake(inner, line.tickets, value, now, arg) end
+    if own then
+      if base.turns and is_first then state.state.last = own.member end -- it moves the ring
+      table.remove(tickets, place_of(tickets, own.id))
+      keep(tickets, now)
+    end
+    local value, lifetime = inner.take(now, cost, arg, x - line.before, y, z, state)
+    if own and #tickets > 0 then wake(inner, tickets, value, now, arg) end
     return value, lifetime
   end
 

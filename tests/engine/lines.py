@@ -151,7 +151,11 @@ class History:
             self.chance.choice(CLASSES),
             self.chance.choice("aaabc"),
             1 if self.is_slots else self.chance.choice((1, 1, 1, 2)),
-            Hold(self.chance.getrandbits(48) or 1, 600 * SECOND),
+            Hold(
+                self.chance.getrandbits(48) or 1,
+                600 * SECOND,
+                price=self.chance.choice((0, 0, 1, 100, 10**9)),
+            ),
         )
         request.is_denied = self.chance.random() < 0.02
         if not self.decide(request, None).admitted:

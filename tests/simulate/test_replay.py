@@ -13,7 +13,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.simulate import replay as module
 from ratelimit_ext.simulate.demand import false_positives, suggestions
 from ratelimit_ext.simulate.replay import Replay, Rule
-from ratelimit_ext.simulate.report import simulate
+from ratelimit_ext.simulate.report import as_data, notes, simulate
 from ratelimit_ext.simulate.traffic import Traffic, TrafficCall
 
 MINUTE_US, DAY_US = 60_000_000, 86_400_000_000
@@ -326,3 +326,47 @@ def test_calls_that_wait_as_in_an_engine():
             waits += [start - call.at_us] if start > call.at_us else []
     assert [not each for each in admitted(replay, calls)] == denied
     assert sorted(replay.outcome.waits) == sorted(waits)
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_members_share_what_calls_reserve(priced: bool):
+    """Jain's index over the dollars of ten users, whose calls differ a hundredfold; without a limit
+    in dollars each has as many calls, and the dearest nearly all that is spent."""
+    limit = Limit(4, 1_000_000, "concurrency", unit="calls", wait=5_000_000, fair=True)
+    budget = Limit(10**12, 86_400_000_000, "fixed-window", unit="usd", name="budget")
+    rules = [Rule("slots", limit, "global", "slots:", member="user")]
+    rules += [Rule("budget", budget, "global", "budget:", cost=None)] if priced else []
+    replay = Replay(lambda *_: rules)
+    calls, lasts_s = [], 240
+    for number in range(10):
+        usd, name = round(1000 * 100 ** (number / 9)), f"user {number}"
+        rate = max(0.5, 1.3 * 8 / 2.5 * 1000 / usd)  # eight calls a second share four slots
+        times = [n / rate for n in range(round(lasts_s * rate))]
+        calls += [
+            TrafficCall(round(at * 1e6), "", {"user": name}, {"usd": usd}, "", 0.5) for at in times
+        ]
+    for call in sorted(calls, key=lambda call: call.at_us):
+        replay.decide(call)
+    spent = [tally.spent for tally in replay.outcome.callers.values()]
+    index = sum(spent) ** 2 / (10 * sum(each**2 for each in spent))
+    print(f"priced={priced}: Jain's index {index:.3f}")  # noqa: T201
+    assert (index >= 0.95) is priced
+
+
+def test_waits_of_each_class():
+    """A lower class waits for longer, and the report says for how long."""
+    limit = Limit(
+        *(2, 1_000_000, "concurrency"), unit="calls", wait=9_000_000, keep=(("people", 1),)
+    )
+    one = Rule("slots", limit, "global", "b:", priority="class")
+    who = ["batch"] * 3 + ["people"] * 3
+    calls = [TrafficCall(0, "chat", {"class": name}, seconds=1.0) for name in who]
+    [result] = simulate(Traffic(lambda: iter(calls)), {"policy": lambda *_: [one]})
+    [data] = as_data([result])
+    assert data["waits_by_class"] == {
+        "batch": {"waited": 2, "longest_wait": 3.0},
+        "people": {"waited": 2, "longest_wait": 1.0},
+    }
+    assert "policy: 2 calls of class 'batch' waited, at most 3.0 s." in notes(
+        [result], Traffic(lambda: iter(calls)), {}
+    )

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -557,7 +557,9 @@ def test_a_session_that_would_end_during_a_call(make: Maker, tmp_path: Path) -> 
 class Slots:
     """An application with two slots, whose calls go on until they are let go."""
 
-    def __init__(self, make: Maker, uri: str, **more: Any) -> None:
+    def __init__(
+        self, make: Maker, uri: str, usd: Callable[[], object] | None = None, **more: Any
+    ) -> None:
         config = {"RATELIMIT_WAITING_MAX": 30}
         self.app, self.limiter = make(storage_uri=uri, config=config)
         self.running: list[str] = []
@@ -565,10 +567,14 @@ class Slots:
         self.answers: dict[str, Any] = {}
         self.threads: list[threading.Thread] = []
         words = {"name": "slots", "wait": "60 seconds", **more}
+        budget: Any = lambda view: view  # noqa: E731
+        if usd is not None:
+            budget = self.limiter.limit("9 usd/day", strategy="fixed-window", name="usd", cost=usd)
 
         @self.app.get("/<name>")
         @self.limiter.limit("2 in flight", **words)
         @self.limiter.limit("100/hour", name="calls")
+        @budget
         def view(name: str) -> str:
             self.running.append(name)
             self.over.acquire()
@@ -646,6 +652,26 @@ def test_slots_are_shared_among_members(make: Maker, uri: str) -> None:
     assert "RateLimit-Wait-Ms" in slots.answers["c0"].headers
     assert "slots-share" not in str(slots.answers["c0"].headers)
     assert (slots.state("slots").used, slots.state("calls").used) == (0, 7)
+
+
+def test_slots_are_shared_by_what_calls_reserve(make: Maker, uri: str) -> None:
+    """After one call of a dollar, its member waits until another has had four of a cent."""
+
+    def name() -> str:
+        return str((request.view_args or {})["name"])
+
+    slots = Slots(make, uri, usd=lambda: 1 if name()[0] == "a" else 0.01, fair=lambda: name()[0])
+    for place, call in enumerate(("x0", "x1", "a0", "a1", "b0", "b1", "b2", "b3")):
+        slots.call(call)
+        eventually(lambda place=place: slots.count == place + 1)
+    begun = list(slots.running)
+    for _ in range(6):
+        slots.over.release()
+        eventually(lambda: len(set(slots.running) - set(begun)) == 1)  # noqa: B023
+        begun += set(slots.running) - set(begun)
+    slots.end()
+    assert set(begun[2:4]) == {"a0", "b0"}
+    assert begun[4:] == ["b1", "b2", "b3", "a1"]
 
 
 def test_more_holds_than_lie_in_a_string(make: Maker, uri: str) -> None:

@@ -16,7 +16,7 @@ import flask
 from flask_limiter import Limit
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold, price_of
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
@@ -310,7 +310,7 @@ class Admission:
         self, state: RequestState, engine: Engine, charges: BoundCharges, denied: Decision
     ) -> Records:
         """Return what is decided when it is the turn of a denied request."""
-        hold = self._new_hold()
+        hold = self._new_hold()._replace(price=price_of(charges.prepared))
         self.settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
@@ -339,7 +339,7 @@ class Admission:
             if any(charge.limit.held for charge in charges):
                 self.settlements.end(engine, hold)
                 if error.may_have_charged:  # else its ticket is there when the storage is back
-                    hold = self._new_hold()._replace(waited_us=hold.waited_us)
+                    hold = hold._replace(id=self._new_hold().id)
                 self.settlements.begin(outage, hold, charges)
             if engine is outage:
                 return self._look_in_line(charges, hold)
