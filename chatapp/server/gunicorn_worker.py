@@ -596,7 +596,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.start_result.succeed()
         self.log.info("Worker is ready (pid: %s)", self.pid)
         while self.alive and self.is_parent_alive():
-            self.notify()
             now = time.monotonic()
             self.set_accept_enabled(now >= self.accept_at)
             self.set_takes_over(bool(self.free) and not self.is_due)
@@ -626,7 +625,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             conn.until = min(conn.until, now + STOP_LINGER_S)
         until = now + self.cfg.graceful_timeout
         while self.nr_conns > 0 and time.monotonic() < until:
-            self.notify()
             self.wait_for_and_dispatch_events(LOOK_AGAIN_S if self.queued else SWEEP_S)
             self.sweep()
 
@@ -655,7 +653,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.log.info("This worker takes %s calls at once again", self.cfg.threads)
 
     def sweep(self) -> None:
-        """Begin and refuse waiting calls, and close connections whose deadline has passed."""
+        """Begin and refuse waiting calls. Twice a second, beat, and close late connections."""
         now = time.monotonic()
         self.begun_in_turn = 0
         self.begin_queued()
@@ -665,6 +663,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
+        self.notify()  # not in each turn: the thread would wait for the interpreter afterwards
         while self.take_over():  # no worker has had a free thread since
             pass
         for conn in [conn for conn in list(self.waiting) if conn.until <= now]:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.workers.gthread import PollableMethodQueue
 
 from chatapp.server import gunicorn_worker
 from chatapp.server.gunicorn_worker import (
@@ -30,6 +31,7 @@ from chatapp.server.gunicorn_worker import (
     CallWorker,
     Connection,
     FreeThreads,
+    StartResult,
     TimedUnreader,
     can_be_answered,
 )
@@ -374,6 +376,45 @@ def test_connections_that_wait_are_accepted_in_one_turn(data: bytes, counts: lis
             assert worker.nr_conns == len(worker.waiting) == count
         for conn in worker.waiting:
             conn.sock.close()
+
+
+class Beating(CallWorker):  # type: ignore[misc]
+    """A worker whose main loop wakes eight times a second, until another process is its master."""
+
+    calls: tuple[()] = ()
+    stop = publish = lambda *_: None
+
+    def __init__(self) -> None:
+        self.now, self.wakes = 1000.0, 0
+        self.beats: list[float] = []
+        self.__dict__.update(
+            log=logging.getLogger(), poller=selectors.DefaultSelector(), alive=True, pid=1, cell=0,
+            method_queue=PollableMethodQueue(), start_result=StartResult(), sockets=[],
+            call_cap=CallCap(1, self.now), accept_at=0.0, sweep_at=0.0, queued=deque(),
+            is_due=False, takes_over=True, waiting={}, _accepting=True, cfg=Config(),
+        )  # fmt: skip
+        self.method_queue.init()
+
+    def notify(self) -> None:
+        self.beats.append(self.now)
+
+    def is_parent_alive(self) -> bool:
+        return self.wakes < 13
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        self.wakes += 1
+        self.now += 0.125
+
+
+def test_the_heartbeat_costs_no_call_a_system_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice a second, however often the main loop wakes."""
+    worker = Beating()
+    monkeypatch.setattr(gunicorn_worker, "return_memory", lambda: None)
+    monkeypatch.setattr(gunicorn_worker.time, "monotonic", lambda: worker.now)
+    with worker.poller:
+        worker.run()
+    assert worker.beats == [1000.125, 1000.625, 1001.125, 1001.625]
+    assert worker.wakes == 13
 
 
 class Wakes:
