@@ -158,6 +158,14 @@ local function remove(holds, place, record, id)
   end
 end
 
+local function inline_records(holds)
+  local records = {}
+  for position = 1, #holds.inline, RECORD do
+    records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
+  end
+  return records
+end
+
 -- Give back what expired leases still held, each as of its end; if its window was over by then, it
 -- counts as spent. Forget those that expired long ago.
 local function expired(raw, now, arg)
@@ -165,24 +173,23 @@ local function expired(raw, now, arg)
   if now < holds.change then return holds, inner end
 
   local strategy = current.of
-  local set, records, over, in_set, kept = bucket .. ':holds', {}, {}, {}, {}
-  for position = 1, #holds.inline, RECORD do
-    records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
-  end
+  local set, records, over, in_set, kept = bucket .. ':holds', inline_records(holds), {}, {}, {}
   holds.change = NEVER
   if holds.beside > 0 and redis.call('EXISTS', set) == 0 then
     -- The server has evicted the set, and its holds are forgotten. Their charges stay, but calls in
-    -- flight would be counted for ever: then the whole bucket is forgotten.
+    -- flight would be counted for ever: then those in the string alone are counted.
     holds.beside = 0
-    if strategy.ends_with_calls then inner = nil end
+    if strategy.ends_with_calls then
+      inner = nil
+      for _, record in ipairs(records) do inner = strategy.adjust(inner, now, arg, record[3], record[4]) end
+    end
   elseif holds.beside > 0 then
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', set, 0, now)) do
       local stored = found(holds, (struct.unpack('<I6', id)))
       local record = { struct.unpack(FORMAT, stored) }
       records[#records + 1], in_set[record] = record, stored
     end
-    local after = string.format('(%.0f', now)
-    local next = redis.call('ZRANGEBYSCORE', set, after, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    local next = redis.call('ZRANGEBYSCORE', set, string.format('(%.0f', now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     holds.change = tonumber(next[2]) or NEVER
   end
 
@@ -224,10 +231,7 @@ end
 
 -- All holds, without one that is over.
 local function records_of(holds, gone)
-  local records, stored = {}, {}
-  for position = 1, #holds.inline, RECORD do
-    records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
-  end
+  local records, stored = inline_records(holds), {}
   if holds.beside > 0 then stored = redis.call('ZRANGEBYSCORE', bucket .. ':holds', '-inf', '(0') end
   for _, record in ipairs(stored) do
     local id = struct.unpack('<I6', record)
@@ -263,8 +267,8 @@ local function is_in_use(holds, inner, now, cost, need, arg)
   for _, record in ipairs(records_of(holds)) do
     if record[2] > now then held = held + record[4] end
   end
-  need = marks == 1 and need or cost
-  return holds.others > marks and (current.of.check(inner, now, need - held, arg))
+  local missing = (marks == 1 and need or cost) - held
+  return holds.others > marks and (current.of.check(inner, now, missing, arg))
 end
 
 -- A verb of the strategy that applies to its own part.
@@ -381,9 +385,10 @@ local reserved = {
     spent = math.min(so_far or spent, MOST_HELD)
     local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
     if deadline <= now and amount > charged then
-      local _, x, y, z = current.of.check(inner, now, 0, arg)
-      receipt, final = current.of.receipt(now, x, y, z), charged
+      local present = current.of.receipt(now, select(2, current.of.check(inner, now, 0, arg)))
+      if present ~= receipt then receipt, final = present, charged end
     end
+    spent = math.max(spent, final) -- what lies elsewhere is not given back
     inner = adjusted(inner, now, arg, receipt, amount - charged)
     put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))
     return joined(holds, inner, now, arg)
@@ -398,22 +403,18 @@ local reserved = {
       if charged > 0 or deadline > now then return nil end
       remove(holds, place, record, hold) -- released before
     end
-    local _, x, y, z = current.of.check(inner, now, 0, arg)
-    local receipt = current.of.receipt(now, x, y, z)
+    local receipt = current.of.receipt(now, select(2, current.of.check(inner, now, 0, arg)))
     amount = math.min(amount, MOST_HELD)
     inner = adjusted(inner, now, arg, receipt, amount)
     add(holds, hold, now + lease, receipt, amount, math.min(spent, amount))
     return joined(holds, inner, now, arg)
   end,
 
-  -- All holds by their receipts, and the value without what they take: another engine goes on.
+  -- All holds by their ids, and the value without what they take: another engine goes on.
   hand_over = function(raw, now, arg)
     local holds, inner = expired(raw, now, arg)
     local records = records_of(holds)
-    table.sort(records, function(one, other)
-      if one[3] ~= other[3] then return one[3] < other[3] end
-      return one[1] < other[1]
-    end)
+    table.sort(records, function(one, other) return one[1] < other[1] end)
     for _, record in ipairs(records) do inner = adjusted(inner, now, arg, record[3], -record[4]) end
     return records, joined(opened(nil), inner, now, arg)
   end,

@@ -139,6 +139,33 @@ def test_a_call_of_a_killed_worker_costs_its_estimate(engine: Engine) -> None:
     assert parts(claimed(engine, DAILY, 5, now_us=START + LEASE))[0][2] == 400 - 133
 
 
+@every_budget
+def test_a_call_that_is_renewed_late_costs_what_it_cost(engine: Engine, limit: Limit) -> None:
+    """Its lease ended, and its estimate counted as spent: in the same window that is corrected. A
+    sliding window keeps what was charged at another instant."""
+    calls = [claimed(engine, limit, id_, cost=300, keeps=1) for id_ in (1, 2)]
+    late = START + LEASE + SECOND
+    settle(engine, calls[0], 1, 0, now_us=late)
+    renewal = Change.renew(calls[1].verdicts[0], Hold(2, LEASE), 30)
+    assert engine.settle([renewal], now_us=late) == 1
+    settle(engine, calls[1], 2, 40, now_us=late)
+    used = 300 if limit.strategy == "sliding-window" else 39 + (limit.strategy != "token-bucket")
+    assert parts(claimed(engine, limit, 3, cost=0, now_us=late))[0][2] == 1_000 - used
+
+
+@pytest.mark.parametrize("limit", BUDGETS[1:3], ids=lambda limit: limit.strategy)
+def test_a_call_gives_back_none_of_what_others_took(engine: Engine, limit: Limit) -> None:
+    """Renewed in the next window, it has spent less than was charged in the one before."""
+    limit = replace(limit, period_us=LEASE + MINUTE // 2)
+    calls = [claimed(engine, limit, id_, cost=300, keeps=1) for id_ in (1, 2)]
+    late = START + LEASE + MINUTE
+    settle(engine, calls[0], 1, 0, now_us=late)
+    assert engine.admit([Charge(limit, "b", 400)], now_us=late).admitted
+    renewal = Change.renew(calls[1].verdicts[0], Hold(2, LEASE), 30)
+    assert engine.settle([renewal], now_us=late) == 1
+    assert parts(claimed(engine, limit, 3, cost=0, now_us=late + LEASE))[0][2] == 600
+
+
 @pytest.mark.parametrize(
     ("limit", "lasts_us"),
     [

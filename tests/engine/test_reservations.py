@@ -418,6 +418,20 @@ def test_a_lost_set_locks_nobody_out(redis_client: redis.Redis, limit: Limit) ->
     assert left(engine, limit, after) == limit.amount - kept - 1
 
 
+def test_calls_beside_a_lost_set_keep_their_slots(redis_client: redis.Redis) -> None:
+    """Those in the string run on, and give back their own slots alone."""
+    engine = RedisEngine(redis_client, redis.RedisError)
+    calls = crowd(engine, MANY[1], 40)[:16]
+    renewals = [Change.renew(*call, 0) for call in calls]
+    after = START + LEASE
+    assert engine.settle(renewals, now_us=after - 1) == 16
+    redis_client.delete("b:holds")
+    assert left(engine, MANY[1], after) == MANY[1].amount - 16
+    reserved(engine, MANY[1], 1, Hold(100, LEASE), after)
+    engine.settle([Change.settle(*call, 0) for call in calls], now_us=after)
+    assert left(engine, MANY[1], after) == MANY[1].amount - 1
+
+
 def test_a_crowd_on_a_cluster() -> None:
     """The set lies in its bucket's slot, for any identity, and under the prefix of an ACL user."""
     with servers.cluster() as cluster:

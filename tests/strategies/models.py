@@ -45,6 +45,10 @@ class Rule:
         """Units of a call that goes on after its lease has ended."""
         self.take(limit, now, call, units)
 
+    def joins(self, limit: Limit, now: int, call: int) -> bool:
+        """Whether what a call takes now can be given back together with what it took before."""
+        return False
+
     def carry(self, limit: Limit, now: int, call: int, units: int) -> bool | None:
         """What a call used beyond what it had taken; ``False``: it went nowhere."""
         raise NotImplementedError
@@ -80,6 +84,9 @@ class TokenBucket(Rule):
         self.at = max(self.at, now) if self.missing else now
 
     carry = take
+
+    def joins(self, limit: Limit, now: int, call: int) -> bool:
+        return True
 
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         self.take(limit, now, call, 0)
@@ -122,9 +129,13 @@ class FixedWindow(Rule):
         self.carry(limit, now, call, units)
         self.window_of[call] = self.windows[-1]
 
+    def joins(self, limit: Limit, now: int, call: int) -> bool:
+        window = self.open(now)
+        return window is not None and self.window_of.get(call) is window
+
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         window = self.open(now)
-        if window is None or self.window_of.get(call) is not window:
+        if window is None or not self.joins(limit, now, call):
             return False
         window[1] = max(0, window[1] - units)
         return True
@@ -227,6 +238,9 @@ class SlidingWindowCounter(Rule):
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         self.carry(limit, now, call, units)
         self.window_of[call] = self.windows[-1]
+
+    def joins(self, limit: Limit, now: int, call: int) -> bool:
+        return self.window_of.get(call) is self.present(limit, now)[1]
 
     def give(self, limit: Limit, now: int, call: int, units: int) -> bool:
         window = self.window_of.get(call)
@@ -478,7 +492,9 @@ class Bucket:
         amount = max(call.charged, call.spent, call.cost)
         if amount > call.charged:
             book = self.rule.retake if call.over else self.rule.carry
-            call.final = call.charged if call.over else call.final
+            if call.over and not self.rule.joins(limit, now, number):
+                call.final = call.charged
             book(limit, now, number, amount - call.charged)
+        call.spent = max(call.spent, call.final)
         call.charged, call.deadline, call.over = amount, now + lease, False
         return True
