@@ -35,7 +35,7 @@ from tests import servers
 TIERS = {
     # The application in this process. Servers of limits, upstreams and webhooks are beside it.
     "fast": (
-        *("architecture", "core", "docs", "metrics", "operators", "policy", "promise"),
+        *("architecture", "core", "docs", "metrics", "mutants", "operators", "policy", "promise"),
         *("records", "settlements", "simulate", "simulator", "strategies"),
         *("web/declarations", "web/flask_limiter", "web/request", "web/test_blocks.py"),
         *("web/test_bound_limit.py", "web/test_components.py", "web/test_errors.py"),

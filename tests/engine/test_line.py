@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
@@ -21,6 +22,7 @@ from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
+from ratelimit_ext.strategies.line import LOOK_US, pause_us
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
@@ -42,6 +44,37 @@ def queued(
 def leave(world: World, limit: Limit, number: int) -> None:
     change = Change.leave(Charge(limit, "bucket"), Hold(number, MINUTE))
     world.engine.settle([change], now_us=world.now_us)
+
+
+@pytest.mark.parametrize(
+    ("of_limit", "denial", "waited_us", "pause"),
+    [
+        ({}, {"retry_after_us": 10 * SECOND}, 0, 10 * SECOND),
+        ({}, {"retry_after_us": 10 * SECOND}, 1, None),
+        ({}, {"retry_after_us": None}, 0, None),
+        ({}, {"reason": "budget-in-use"}, 0, None),
+        ({"wait": None}, {}, 0, None),
+        ({}, {"meta": True}, 0, None),
+        ({"strategy": "concurrency", "unit": "calls"}, {"retry_after_us": None}, SECOND, LOOK_US),
+        ({"strategy": "concurrency", "unit": "calls"}, {}, 8 * SECOND, 2 * SECOND),
+        ({"strategy": "concurrency", "unit": "calls"}, {}, 10 * SECOND, None),
+    ],
+)
+def test_a_request_pauses_until_its_turn_or_waits_no_longer(
+    of_limit: dict[str, Any], denial: dict[str, Any], waited_us: int, pause: int | None
+) -> None:
+    """If its turn comes in time, and each limit that denies it lets it wait."""
+    limit = replace(PACE, **({"burst": None} | of_limit))
+    charge = Charge(limit, "bucket", meta=denial.pop("meta", False))
+    verdict = Verdict(charge, False, 0, SECOND, 0, None)._replace(**denial)
+    assert pause_us([verdict], waited_us) == pause
+
+
+def test_a_wait_that_is_a_microsecond_short_gets_no_place(world: World) -> None:
+    """A third of ten seconds is rounded up, and the next request is not behind it."""
+    limit = Limit(3, 10 * SECOND, "token-bucket", name="third", wait=3_333_333)
+    answers = [queued(world, limit).retry_after_us for _ in range(5)]
+    assert answers == [0, 0, 0, 3_333_334, 3_333_334]
 
 
 def test_ten_at_once_then_one_every_two_seconds(world: World) -> None:

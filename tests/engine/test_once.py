@@ -13,9 +13,10 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine, Marker
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.verdicts import UNREADABLE
-from tests.strategies.virtual_time import VirtualClient, VirtualNodes
+from tests.strategies.virtual_time import OpenBuckets, VirtualClient, VirtualNodes
 from tests.strategies.world import DAY, MINUTE, SECOND, START, World
 
 LIMIT = Limit(100, 30 * DAY, "sliding-window")
@@ -92,6 +93,16 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
         assert settled() == 0
     sender.wait(us=for_us + 1000)  # a key lives a millisecond longer
     assert settled() == 1
+
+
+def test_a_marker_that_is_sent_again_lives_as_long_from_then_on() -> None:
+    """Also if its time is no whole number of milliseconds."""
+    kept, expiries = OpenBuckets(), []
+    change = Change.adjust(Verdict(Charge(LIMIT, "bucket", 0), True, 0, 0, 0, 0), 4)
+    for _ in range(2):
+        MemoryEngine(lambda: kept).settle([change], once=Marker(KEY, MINUTE + 1), now_us=START)
+        expiries.append(kept.expiry_us(KEY))
+    assert expiries[0] == expiries[1]
 
 
 @pytest.mark.parametrize("once", [None, MARKER])

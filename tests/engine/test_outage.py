@@ -222,6 +222,7 @@ def test_a_look_at_what_is_too_small_to_be_divided_is_not_denied() -> None:
     charge, worker = Charge(Limit(1, DAY), "ada"), outage_of(Storage(), 2)
     looks = charge._replace(cost=0)
     assert worker.admit([looks], take=False).verdicts[0].allowed
+    assert worker.admit([charge._replace(meta=True)]).admitted  # it counts denials, and has none
     assert worker.admit([charge]).verdicts[0].retry_after_us == WAIT_US
 
 
@@ -231,8 +232,10 @@ def test_what_leaves_nothing_to_hand_back_wakes_nothing() -> None:
     worker = OutageEngine(Storage(), policy, Workers(1), wake=lambda: woken.append(1))
     worker.admit([Charge(Limit(1, DAY), "ada", 0)], take=False)
     assert not woken
-    worker.admit([Charge(Limit(1, DAY), "ada")])
+    [call] = worker.admit([Charge(Limit(1, DAY), "ada")]).verdicts
     assert woken
+    assert worker.settle([Change.adjust(call, -1)]) == 1
+    assert worker._store.run(lambda: worker._changes(-1)) == []
 
 
 def test_only_shares_are_published() -> None:

@@ -618,3 +618,27 @@ def test_many_processes_take_the_amount_and_no_more(path: Path) -> None:
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     counts = [int(process.communicate(timeout=60)[0]) for process in processes]
     assert sum(counts) == 100
+
+
+def test_a_dropped_bucket_leaves_no_row(path: Path) -> None:
+    """While nothing of it is to be handed back."""
+    storage = MemoryEngine()
+    worker = worker_of(path, storage)
+    assert admitted(worker, 1) == 1
+    assert worker.hand_back(storage, within_s=10)
+    store = worker._store
+    assert store.run(lambda: store.named("")) == ["ada"]
+    store.run(lambda: store.drop(["ada"]))
+    assert store.run(lambda: store.named("")) == []
+
+
+def test_a_transaction_holds_up_no_other_engine(path: Path) -> None:
+    """Another worker may have the file for seconds: the limits in memory do not wait for it."""
+    call = threading.Thread(target=MemoryEngine().admit, args=(CHARGE,))
+
+    def decide() -> bool:
+        call.start()
+        call.join(10)
+        return call.is_alive()
+
+    assert not worker_of(path)._store.run(decide)

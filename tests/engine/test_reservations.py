@@ -175,6 +175,28 @@ def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
     assert engine.settle([Change.settle(forgotten, hold, 90)], now_us=long_after) == 0
 
 
+@pytest.mark.parametrize("ended", ["released", "expired"])
+def test_what_is_settled_late_is_charged_then(engine: Engine, ended: str) -> None:
+    """All of it had gone back: it stays in the window from its settlement on, and not from that of
+    another call after its admission."""
+    limit, hold = TOKENS[1], Hold(7, LEASE)
+    verdict = reserved(engine, limit, 400, hold).verdicts[0]
+    assert engine.admit([Charge(limit, "b", 100)], now_us=START + SECOND).admitted
+    if ended == "released":
+        release = Change.release(verdict.charge, hold)
+        assert engine.settle([release], now_us=START + SECOND) == 1
+    late = START + LEASE + SECOND
+    assert engine.settle([Change.settle(verdict, hold, 250)], now_us=late) == 1
+    assert left(engine, limit, START + SECOND + DAY) == 750
+    assert left(engine, limit, late + DAY) == 1000
+
+
+def test_a_slot_without_a_hold_is_taken(engine: Engine) -> None:
+    """By an engine that is used without reservations: for the period of the limit."""
+    assert engine.admit([Charge(SLOTS, "b", 1)], now_us=START).admitted
+    assert left(engine, SLOTS, START + SECOND - 1) == 1
+
+
 def test_a_renewed_lease_goes_on(engine: Engine) -> None:
     """A stream that renews its lease keeps its slot, however long it takes."""
     hold = Hold(7, LEASE)

@@ -38,7 +38,7 @@ TESTS = {
     "ratelimit_ext/settlements/queue.py": (
         *("tests/settlements/test_queue.py", "tests/settlements/test_journal.py"),
     ),
-    f"{ENGINE}/outage.py": ("tests/engine/test_outage.py",),
+    f"{ENGINE}/outage.py": ("tests/engine/test_outage.py", "tests/engine/test_outage_store.py"),
     f"{ENGINE}/outage_store.py": (
         "tests/engine/test_outage_store.py",
         "tests/engine/test_outage.py",
@@ -228,6 +228,11 @@ def _is_python(text: str) -> bool:
 
 #: Mutants that no test can notice, by file and change, and why.
 SAME: dict[str, dict[str, str]] = {
+    f"{ENGINE}/admit.lua": {
+        "`if state then states[i] = state end` → `if true then states[i] = state end`": (
+            "nil is not stored"
+        ),
+    },
     f"{STRATEGIES}/line.lua": {
         "`if one.rank ~= other.rank then return one.rank < other.rank end` → "
         "`if one.rank ~= other.rank then return one.rank <= other.rank end`": "they differ",
@@ -258,8 +263,16 @@ SAME: dict[str, dict[str, str]] = {
     },
     "ratelimit_ext/web/request/waiting_room.py": {
         "`if changes:` → `if True:`": "a settlement of nothing asks the storage nothing",
+        "`state.waited_us = waited_us ⏎ "
+        "flask.after_this_request(lambda response: _with_wait(response, waited_us))` → "
+        "`flask.after_this_request(lambda response: _with_wait(response, waited_us)) ⏎ "
+        "state.waited_us = waited_us`": "the function that is called later reads no state",
     },
     f"{ENGINE}/outage_store.py": {
+        '`if differs and known_at >= (self._fact("clock set by") or 0.0):` → '
+        '`if differs and known_at > (self._fact("clock set by") or 0.0):`': (
+            "the clock at one instant of the monotonic clock is one"
+        ),
         "`self._write() ⏎ "
         'self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)` → '
         '`self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us) ⏎ '
@@ -305,7 +318,7 @@ KNOWN = {
     ),
     "a settlement of a locked file's call is sent to the storage": (
         f"{ENGINE}/outage_store.py",
-        ("return True if self._all_locked(query, key, hold.id) else None", "return None"),
+        ("return any(Bucket(state).has(hold) for (state,) in rows)", "return False"),
     ),
     "two changes of one bucket drop it": (
         f"{ENGINE}/outage_store.py",

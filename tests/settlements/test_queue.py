@@ -85,6 +85,7 @@ def test_what_the_storage_takes_does_not_wait(bench: Bench) -> None:
     """One call, and nothing is kept."""
     bench.send(bench.changes())
     assert (bench.left(), len(bench.queue), bench.engine.calls) == ((850, 2, 10), 0, 1)
+    assert not bench.queue._awake.is_set()
 
 
 def test_what_the_storage_could_not_take_is_sent_again(bench: Bench) -> None:
@@ -355,15 +356,19 @@ class NoFiles:
         pass
 
 
-def test_calls_look_for_the_files_of_ended_processes_once_a_second(bench: Bench) -> None:
+@pytest.mark.parametrize("what", ["begin", "send"])
+def test_calls_look_for_the_files_of_ended_processes_once_a_second(bench: Bench, what: str) -> None:
     """However many there are: a look lists a directory."""
     journal: Any = NoFiles()
     bench.queue.keep(bench.engine, journal)  # type: ignore[arg-type]
+    assert journal.looks == 1
     for seconds in (0, LOOK_EVERY_S, LOOK_EVERY_S / 2):
         bench.clock.forward(seconds)
         for _ in range(3):
-            bench.queue.begin(bench.engine, Hold(1, DAY_US), [])  # type: ignore[arg-type]
-            bench.send(bench.changes()[:1])
+            if what == "begin":
+                bench.queue.begin(bench.engine, Hold(1, DAY_US), [])  # type: ignore[arg-type]
+            else:
+                bench.send(bench.changes()[:1])
     assert journal.looks == 2
 
 

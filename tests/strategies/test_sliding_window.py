@@ -6,8 +6,9 @@ import pytest
 import redis
 
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from tests.strategies.virtual_time import VirtualClient
+from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import DAY, MINUTE, SECOND, World
 
 ENTRY_BYTES = 12
@@ -155,3 +156,24 @@ def test_a_correction_widens_a_log(redis_client: redis.Redis) -> None:
     assert not world.call(limit).allowed
     world.wait(us=DAY - SECOND)
     assert world.left(limit) == 200 - 3
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+@pytest.mark.parametrize("more", [-1, 0, 1])
+def test_a_sum_fits_its_bytes(world: World, bits: int, more: int) -> None:
+    """One that needs a byte more is not stored as nothing."""
+    limit = Limit(2**bits + more, MINUTE, "sliding-window")
+    assert world.call(limit, limit.amount).allowed
+    assert world.left(limit) == 0
+    assert not world.call(limit).allowed
+
+
+def test_a_malformed_log_counts_as_an_empty_one() -> None:
+    """A byte too many behind an entry of now."""
+    kept = OpenBuckets()
+    world = World(MemoryEngine(lambda: kept))
+    log = world.now_us.to_bytes(7, "little") + b"\x05\x00\x01"
+    limit = Limit(10, MINUTE, "sliding-window")
+    assert world.call(limit).remaining == 9
+    kept._world["values"]["bucket"] = log.decode("latin-1")
+    assert world.call(limit).remaining == 9
