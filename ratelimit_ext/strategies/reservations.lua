@@ -267,8 +267,7 @@ local function is_in_use(holds, inner, now, cost, need, arg)
   for _, record in ipairs(records_of(holds)) do
     if record[2] > now then held = held + record[4] end
   end
-  local missing = (marks == 1 and need or cost) - held
-  return holds.others > marks and (current.of.check(inner, now, missing, arg))
+  return holds.others > marks and (current.of.check(inner, now, (marks == 1 and need or cost) - held, arg))
 end
 
 -- A verb of the strategy that applies to its own part.
