@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -72,3 +75,22 @@ def test_readme_shows_a_part_of_the_chat_service(name: str) -> None:
     part = part.partition("```")[0]
     assert len(part.splitlines()) > 5
     assert part in (EXAMPLES / name).read_text()
+
+
+def test_readmes_first_example_runs_in_a_clone(tmp_path: Path) -> None:
+    """With the commands as README has them: without `--app`, Flask takes `wsgi.py` first."""
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "app.py").write_text(example)
+    (tmp_path / "wsgi.py").write_text("raise SystemExit('this is the gateway')\n")
+    run, show = re.findall(r"`(flask [^`]+)`", " ".join(readme.split()))[:2]
+    assert run == show.replace("ratelimit show", "run")
+    done = subprocess.run(
+        [sys.executable, "-m", *show.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "30 per 1 minute" in done.stdout
