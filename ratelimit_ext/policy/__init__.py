@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["check_in_code", "load_policy"]
 
 
+def _no_check(policy: Policy, mistakes: Mistakes) -> None:
+    pass
+
+
 def load_policy(
     *,
     file: str | os.PathLike[str] | None,
@@ -35,7 +39,7 @@ def load_policy(
     default_strategy: str | None = None,
     plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
     limit_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
-    check: Callable[[Policy, Mistakes], None] = lambda _policy, _mistakes: None,
+    check: Callable[[Policy, Mistakes], None] = _no_check,
 ) -> Policy:
     """Return the policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
     ``RATELIMIT_BLUEPRINTS``, which adds to it.
@@ -58,7 +62,9 @@ def load_policy(
         nesting.add_document(read(document, place, mistakes), place)
 
     if file is not None:
-        add(Place(read_file(file, mistakes)))
+        add(Place(source := read_file(file, mistakes)))
+        if source.document is None:  # the checks would say that everything is missing
+            check = _no_check
     if policy is not None:
         whole = {"version": VERSION, **policy} if isinstance(policy, Mapping) else policy
         place = Place(AppConfig("RATELIMIT_POLICY", whole))

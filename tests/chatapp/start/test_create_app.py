@@ -118,6 +118,14 @@ def test_a_policy_for_an_unknown_blueprint_stops_the_start(
         make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, changed))
 
 
+def test_a_policy_that_is_not_toml_is_the_only_mistake(make_app: AppMaker, tmp_path: Path) -> None:
+    """The groups that the views name are not reported as missing."""
+    broken = POLICY_FILE.read_text("utf-8").replace('limit = "120/minute"', 'limit = "120/minute')
+    with pytest.raises(ConfigurationError, match="this is not TOML") as raised:
+        make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, broken))
+    assert str(raised.value).startswith("1 mistake in the configured limits:")
+
+
 def test_a_policy_without_a_group_of_the_views_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
