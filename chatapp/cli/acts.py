@@ -271,7 +271,8 @@ def _text_of(file: Any) -> str:
     try:
         return str(file.read())
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
+        byte = f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
+        raise click.UsageError(f"line 1: {byte}. Save the file as UTF-8.") from None
 
 
 def _help(row: Action, kind: str) -> str:

@@ -64,7 +64,7 @@ def own_limit(text: str) -> tuple[str, str]:
     """Return a limit and its amount, as usd-day=20 usd/day."""
     limit, is_given, amount = text.partition("=")
     if not (limit.strip() and is_given and amount.strip()):
-        form = f"{limit.strip() or 'LIMIT'}='20 usd/day'"
+        form = f"{next(iter(limit.split()), 'LIMIT')}='20 usd/day'"
         raise OperatorError("invalid_amount", f"{text!r} has no amount; write it as {form}")
     return limit.strip(), amount.strip()
 

@@ -87,7 +87,7 @@ def _read(
         if unknown or "user" not in heads or len(set(heads)) < len(heads):
             mistakes.append(
                 f"line 1: found the columns {', '.join(heads) or 'none'}; allowed: user and any of "
-                "plan, team, limits, each once."
+                "plan, team, limits, each once, with commas between them."
             )
             return changes, mistakes
         reader.fieldnames = heads
@@ -113,7 +113,10 @@ def _read_line(
 ) -> None:
     wrong: list[str] = []
     if None in row or None in row.values():
-        mistakes.append(f"line {line}: has more or fewer cells than columns.")
+        mistakes.append(
+            f"line {line}: has more or fewer cells than columns. Put a cell with a comma in double "
+            "quotes."
+        )
         return
     cells = {name: spreadsheet.read(text.strip()) for name, text in row.items()}
     try:

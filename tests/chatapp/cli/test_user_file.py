@@ -130,12 +130,16 @@ MISTAKES = {
     ),
     "a wrong unit": ("ann,,,usd-day=3/day", "line 3: limits: usd-day: found '3/day'"),
     "no amount": ("ann,,,usd-day", "line 3: limits: 'usd-day' has no amount"),
+    "no equals sign": (
+        "ann,,,usd-day 5 usd/day",
+        "has no amount; write it as usd-day='20 usd/day'",
+    ),
     "no name": (",pro,,", "line 3: user: '' is blank"),
     "an address": ("ip:10.0.0.1,,,", "line 3: user: 'ip:10.0.0.1' begins with"),
     "a control character": ("a\x1bn,,,", "line 3: user: 'a\\x1bn' contains a control character"),
     "a user twice": ("alice,,,", "line 3: user: 'alice' is also in line 2"),
     "too few cells": ("ann,pro", "line 3: has more or fewer cells than columns"),
-    "too many cells": ("ann,,,,,", "line 3: has more or fewer cells than columns"),
+    "too many cells": ("ann,,,,,", "than columns. Put a cell with a comma in double quotes."),
     "an open quote": ('"ann,,,', "line 3: is not valid CSV"),
 }
 
@@ -163,19 +167,21 @@ def test_every_bad_line_is_reported(app: Flask, tmp_path: Path) -> None:
     assert "3 mistakes" in refused.stderr
 
 
-@pytest.mark.parametrize("head", ["name,plan", "user,plan,user", "", "plan,team"])
+@pytest.mark.parametrize("head", ["name,plan", "user;plan", "user,plan,user", "", "plan,team"])
 def test_unknown_columns_are_refused(app: Flask, tmp_path: Path, head: str) -> None:
     """With the columns that are allowed."""
     refused = run(app, "users", "import", written(tmp_path, f"{head}\n"), status=2)
     assert "line 1: found the columns" in refused.stderr
-    assert "allowed: user and any of plan, team, limits" in refused.stderr
+    allowed = "user and any of plan, team, limits, each once, with commas between them."
+    assert f"allowed: {allowed}" in refused.stderr
 
 
 def test_bytes_that_are_no_text_are_refused(app: Flask, accounts: Accounts, tmp_path: Path) -> None:
     """A file of a spreadsheet program is no CSV; one with a byte order mark is."""
     file = tmp_path / "users.csv"
     file.write_bytes(b"PK\x03\x04\xff\xfe")
-    assert "line 1" in run(app, "users", "import", str(file), status=2).stderr
+    refused = run(app, "users", "import", str(file), status=2)
+    assert "line 1: the byte 0xff is not UTF-8. Save the file as UTF-8." in refused.stderr
     file.write_bytes("user\r\nzoë\r\n".encode("utf-8-sig"))
     run(app, "users", "import", str(file))
     assert [*shown(accounts)] == ["zoë"]
