@@ -270,9 +270,8 @@ def _option_name(place: Place) -> str:
 def _text_of(file: Any) -> str:
     try:
         return str(file.read())
-    except UnicodeDecodeError as error:
-        byte = f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
-        raise click.UsageError(f"line 1: {byte}. Save the file as UTF-8.") from None
+    except UnicodeDecodeError:
+        raise click.UsageError("line 1: the file is not UTF-8. Save it as UTF-8.") from None
 
 
 def _help(row: Action, kind: str) -> str:

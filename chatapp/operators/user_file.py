@@ -113,10 +113,7 @@ def _read_line(
 ) -> None:
     wrong: list[str] = []
     if None in row or None in row.values():
-        mistakes.append(
-            f"line {line}: has more or fewer cells than columns. Put a cell with a comma in double "
-            "quotes."
-        )
+        mistakes.append(f"line {line}: more or fewer cells than columns. Quote cells with commas.")
         return
     cells = {name: spreadsheet.read(text.strip()) for name, text in row.items()}
     try:

@@ -138,8 +138,8 @@ MISTAKES = {
     "an address": ("ip:10.0.0.1,,,", "line 3: user: 'ip:10.0.0.1' begins with"),
     "a control character": ("a\x1bn,,,", "line 3: user: 'a\\x1bn' contains a control character"),
     "a user twice": ("alice,,,", "line 3: user: 'alice' is also in line 2"),
-    "too few cells": ("ann,pro", "line 3: has more or fewer cells than columns"),
-    "too many cells": ("ann,,,,,", "than columns. Put a cell with a comma in double quotes."),
+    "too few cells": ("ann,pro", "line 3: more or fewer cells than columns"),
+    "too many cells": ("ann,,,,,", "than columns. Quote cells with commas."),
     "an open quote": ('"ann,,,', "line 3: is not valid CSV"),
 }
 
@@ -181,7 +181,7 @@ def test_bytes_that_are_no_text_are_refused(app: Flask, accounts: Accounts, tmp_
     file = tmp_path / "users.csv"
     file.write_bytes(b"PK\x03\x04\xff\xfe")
     refused = run(app, "users", "import", str(file), status=2)
-    assert "line 1: the byte 0xff is not UTF-8. Save the file as UTF-8." in refused.stderr
+    assert "line 1: the file is not UTF-8. Save it as UTF-8." in refused.stderr
     file.write_bytes("user\r\nzoë\r\n".encode("utf-8-sig"))
     run(app, "users", "import", str(file))
     assert [*shown(accounts)] == ["zoë"]
