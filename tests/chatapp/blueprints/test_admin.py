@@ -1028,6 +1028,7 @@ def test_a_credit_draws_no_bar(app: Flask) -> None:
     assert "$1.93 in total" in drawn.title
     assert re.findall(r'<rect[^>]* height="([^"]+)"', svg) == ["180.0"]
     assert [dollars(micro) for micro in (-65_300, -2_000_000, 0)] == ["-$0.0653", "-$2.00", "$0.00"]
+    assert [dollars(micro) for micro in (21, 49, 50)] == ["$0.000021", "$0.000049", "$0.0001"]
 
 
 def test_what_limits_hold_is_shown(
