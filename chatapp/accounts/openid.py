@@ -5,11 +5,13 @@ https://openid.net/specs/openid-connect-core-1_0.html. PyJWT verifies its tokens
 
 from __future__ import annotations
 
+import json
 import re
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
@@ -20,6 +22,9 @@ from chatapp.accounts.people import InvalidNameError, person_in
 from chatapp.validation import SAFE_URL
 
 TIMEOUT_S: Final = 5.0
+#: Of an answer, and how long it may take to arrive.
+ANSWER_MAX_BYTES: Final = 1_000_000
+ANSWER_MAX_S: Final = 10.0
 DISCOVERY_HOLDS_S: Final = 3600.0
 #: How far the provider's clock may be off.
 LEEWAY_S: Final = 60
@@ -32,6 +37,14 @@ OF_PERSON: Final = {"invalid_grant", "access_denied", "login_required", "interac
 
 class OpenIdError(Exception):
     """The provider cannot be asked, or answers wrongly; the message has no secret."""
+
+
+class UnconfirmedError(OpenIdError):
+    """The provider has replaced the refresh token, and then could not be asked about its person."""
+
+    def __init__(self, why: OpenIdError, refresh_token: str) -> None:
+        super().__init__(str(why))
+        self.refresh_token = refresh_token
 
 
 class RefusedSignInError(Exception):
@@ -62,7 +75,7 @@ class OpenIdProvider:
     scope: str
     user_claim: str
     groups_claim: str
-    _discovered: tuple[Mapping[str, Any], jwt.PyJWKClient, float] | None = None
+    _discovered: tuple[Mapping[str, Any], Keys, float] | None = None
 
     def address(self, state: str, nonce: str, challenge: str) -> str:
         """Return where a browser signs in; ``challenge`` is the SHA-256 of the PKCE verifier."""
@@ -82,17 +95,23 @@ class OpenIdProvider:
         return self._person(tokens, claims)
 
     def refresh(self, refresh_token: str) -> Person:
-        """Return the person of the token, who may still sign in."""
+        """Return the person of the token, who may still sign in. UnconfirmedError also."""
+        with readable_keys():  # before the provider ends this token
+            self._metadata()[1].get_jwk_set()
         tokens = self._tokens({"grant_type": "refresh_token", "refresh_token": refresh_token})
-        # A provider need not send an ID token again.
-        claims = self._verified(str(tokens["id_token"])) if "id_token" in tokens else {}
-        return self._person({"refresh_token": refresh_token, **tokens}, claims)
+        tokens = {"refresh_token": refresh_token, **tokens}
+        try:
+            # A provider need not send an ID token again.
+            claims = self._verified(str(tokens["id_token"])) if "id_token" in tokens else {}
+            return self._person(tokens, claims)
+        except OpenIdError as error:
+            raise UnconfirmedError(error, str(tokens["refresh_token"])) from error
 
     def _person(self, tokens: Mapping[str, Any], claims: Mapping[str, Any]) -> Person:
         claim, endpoint = self.user_claim, self._metadata()[0].get("userinfo_endpoint")
         if endpoint and not {claim, self.groups_claim} <= claims.keys():
             bearer = {"Authorization": f"Bearer {tokens.get('access_token')}"}
-            more = self._request("GET", endpoint, headers=bearer)
+            more = answer_of("GET", endpoint, headers=bearer)
             if more.get("sub") != claims.get("sub", more.get("sub")):
                 raise RefusedSignInError("the identity provider's answers are about two persons")
             # It verifies no other address than its own.
@@ -112,17 +131,17 @@ class OpenIdProvider:
         """Return the claims of an ID token: signed by the provider, for this client, and valid."""
         _, keys, _ = self._metadata()
         try:
+            with readable_keys():
+                key = keys.get_signing_key_from_jwt(token)
             claims = jwt.decode(
                 token,
-                keys.get_signing_key_from_jwt(token),
+                key,
                 algorithms=ALGORITHMS,
                 audience=self.client_id,
                 issuer=self.issuer,
                 leeway=LEEWAY_S,
                 options={"require": ["iss", "sub", "aud", "exp", "iat"]},
             )
-        except (jwt.PyJWKClientError, jwt.PyJWKSetError, OSError, ValueError) as error:
-            raise OpenIdError(f"its keys cannot be read: {type(error).__name__}") from error
         except jwt.PyJWTError as error:
             raise RefusedSignInError(f"the ID token is invalid: {type(error).__name__}") from error
         others = claims["aud"] not in (self.client_id, [self.client_id])
@@ -133,32 +152,58 @@ class OpenIdProvider:
     def _tokens(self, grant: Mapping[str, str]) -> Mapping[str, Any]:
         client = (quote_plus(self.client_id), quote_plus(self.client_secret))
         url = self._metadata()[0]["token_endpoint"]
-        return self._request("POST", url, data=grant, auth=client)
+        return answer_of("POST", url, data=grant, auth=client)
 
-    def _metadata(self) -> tuple[Mapping[str, Any], jwt.PyJWKClient, float]:
+    def _metadata(self) -> tuple[Mapping[str, Any], Keys, float]:
         """Return what the provider publishes, its keys, and when that was read: once an hour."""
         if self._discovered and time.monotonic() - self._discovered[2] < DISCOVERY_HOLDS_S:
             return self._discovered
         url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
-        found = self._request("GET", url)
+        found = answer_of("GET", url)
         urls = [*(found.get(name) for name in ENDPOINTS), found.get("userinfo_endpoint", url)]
         are_safe = all(re.fullmatch(SAFE_URL, str(each)) for each in urls)
         if found.get("issuer") != self.issuer or not are_safe:
             raise OpenIdError(f"{url} has another issuer, or an endpoint without https")
-        keys = jwt.PyJWKClient(found["jwks_uri"], timeout=TIMEOUT_S)
+        keys = Keys(found["jwks_uri"])
         self._discovered = (found, keys, time.monotonic())
         return self._discovered
 
-    @staticmethod
-    def _request(method: str, url: str, **options: Any) -> Mapping[str, Any]:
-        try:
-            answer = httpx2.request(method, url, timeout=TIMEOUT_S, **options)
-            found = answer.json()
-        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
-            raise OpenIdError(f"{url}: {type(error).__name__}") from error
-        if isinstance(found, dict) and answer.is_success:
-            return found
-        name = str(found.get("error"))[:50] if isinstance(found, dict) else ""
-        if name in OF_PERSON:
-            raise RefusedSignInError(f"the identity provider answered {name}")
-        raise OpenIdError(f"{url} answered {answer.status_code}, error {name!a}")
+
+class Keys(jwt.PyJWKClient):
+    """The provider's keys, read with the same bounds as its other answers."""
+
+    def fetch_data(self) -> Any:
+        return answer_of("GET", self.uri)
+
+
+@contextmanager
+def readable_keys() -> Iterator[None]:
+    try:
+        yield
+    except (jwt.PyJWKClientError, jwt.PyJWKSetError, ValueError) as error:
+        raise OpenIdError(f"its keys cannot be read: {type(error).__name__}") from error
+
+
+def answer_of(
+    method: str, url: str, *, headers: Mapping[str, str] = MappingProxyType({}), **options: Any
+) -> Mapping[str, Any]:
+    """Return the provider's JSON object, of a bounded size and in a bounded time. It is not sent
+    compressed, because a few bytes could become gigabytes, and no redirect is followed."""
+    headers, end, body = {**headers, "Accept-Encoding": "identity"}, time.monotonic(), bytearray()
+    try:
+        with httpx2.stream(
+            method, url, headers=headers, timeout=TIMEOUT_S, follow_redirects=False, **options
+        ) as answer:
+            for piece in answer.iter_raw():
+                body += piece
+                if len(body) > ANSWER_MAX_BYTES or time.monotonic() - end > ANSWER_MAX_S:
+                    raise OpenIdError(f"{url}: the answer is too large or too slow")
+        found = json.loads(body)
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
+        raise OpenIdError(f"{url}: {type(error).__name__}") from error
+    if isinstance(found, dict) and answer.is_success:
+        return found
+    name = str(found.get("error"))[:50] if isinstance(found, dict) else ""
+    if method == "POST" and name in OF_PERSON:
+        raise RefusedSignInError(f"the identity provider answered {name}")
+    raise OpenIdError(f"{url} answered {answer.status_code}, error {name!a}")

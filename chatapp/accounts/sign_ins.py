@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from chatapp.accounts.store import SIGN_INS
 from chatapp.database.connection import Database
 
 LENGTH_S: Final = 600
+#: How many may wait. Each address may begin 300 in that time, so attackers have to have many.
+MOST: Final = 10_000
 #: How often a device may ask. A poll that comes up to a second early is in time.
 INTERVAL_S: Final = 5
 #: RFC 8628, 6.1: no vowels, so no words, and nothing that looks alike.
@@ -28,13 +30,26 @@ class PollError(Exception):
     """There is no result; the message is the error's name in RFC 8628, 3.5."""
 
 
+class FullError(Exception):
+    """Too many sign-ins wait."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+
+
+_WAITING: Final = select(func.min(SIGN_INS.c.expires_at), func.count()).select_from(SIGN_INS)
+
+
 def begin(database: Database) -> tuple[str, str]:
-    """Return a new device's secret code, and the code for its person."""
+    """Return a new device's secret code, and the code for its person. Raises FullError."""
     device, now = secrets.token_urlsafe(32), datetime.now(UTC)
     code = "".join(secrets.choice(LETTERS) for _ in range(8))
     row = {"user_code": code, "expires_at": now + timedelta(seconds=LENGTH_S)}
     with database.writing() as connection:
         connection.execute(delete(SIGN_INS).where(SIGN_INS.c.expires_at <= now))
+        first, count = connection.execute(_WAITING).one()
+        if count >= MOST:
+            raise FullError((first - now).total_seconds())
         connection.execute(insert(SIGN_INS).values(device_sha256=digest(device), **row))
     return device, f"{code[:4]}-{code[4:]}"
 

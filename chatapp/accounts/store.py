@@ -78,10 +78,10 @@ SIGN_INS: Final = Table(
     "sign_ins",
     METADATA,
     Column("device_sha256", String(64), primary_key=True),
-    Column("user_code", String(8), nullable=False),
-    Column("expires_at", Instant, nullable=False),
+    Column("user_code", String(8), nullable=False, index=True),
+    Column("expires_at", Instant, nullable=False, index=True),
     Column("polled_at", Instant),
-    Column("browser_sha256", String(64)),
+    Column("browser_sha256", String(64), index=True),
     Column("result", Text),
 )
 

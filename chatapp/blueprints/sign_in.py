@@ -9,8 +9,10 @@ import base64
 import hmac
 import json
 import logging
+import math
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from typing import Any, Final, cast
@@ -24,7 +26,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
 from chatapp.accounts import sign_ins
-from chatapp.accounts.openid import OpenIdError, OpenIdProvider, RefusedSignInError
+from chatapp.accounts.openid import (
+    OpenIdError,
+    OpenIdProvider,
+    RefusedSignInError,
+    UnconfirmedError,
+)
 from chatapp.accounts.store import RefusedChangeError, UnknownUserError
 from chatapp.operators import keys, sign_in
 from chatapp.services import current_services
@@ -48,6 +55,7 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 EXPIRED: Final = "This sign-in has expired, or began in another browser. Start again."
+FULL: Final = "Too many people are signing in. Try again later."
 UNAVAILABLE: Final = "The identity provider cannot be reached at the moment."
 
 
@@ -105,7 +113,11 @@ class SignIn:
 
     def begin(self) -> Response:
         """Begin the sign-in of a device."""
-        device, code = sign_ins.begin(current_services().database)
+        try:
+            device, code = sign_ins.begin(current_services().database)
+        except sign_ins.FullError as error:
+            wait = {"Retry-After": str(max(1, math.ceil(error.wait_s)))}
+            raise ApiError(503, "too_many_sign_ins", FULL, headers=wait) from error
         return private(
             device_code=device,
             user_code=code,
@@ -189,12 +201,23 @@ class SignIn:
         key = sign_in.key_of(text)
         if key is None or not refresh_token:
             raise ApiError(401, "invalid_grant", "This sign-in has ended. Sign in again.")
+        new = refresh_token
         try:
             person = self._provider.refresh(refresh_token)
+            new = person.refresh_token
             sign_in.extend(key, person)
         except RefusedSignInError as error:
             raise ApiError(401, "invalid_grant", sentence_of(error)) from error
-        return granted(text, key.user, person.refresh_token)
+        except (UnconfirmedError, SQLAlchemyError, StorageUnavailable) as error:
+            new = getattr(error, "refresh_token", new)
+            if new == refresh_token or key.expires_at is None:
+                raise  # Claude Code tries again with the same token
+            # The provider has ended the one that was sent. The key does not last longer.
+            why = error if isinstance(error, OpenIdError) else type(error).__name__
+            log.warning("The sign-in of %s is not confirmed: %s", key.user, why)
+            left_s = (key.expires_at - datetime.now(UTC)).total_seconds()
+            return granted(text, key.user, new, expires_in=max(0, int(left_s)))
+        return granted(text, key.user, new)
 
     def revoke(self) -> Response:
         """RFC 7009: end a sign-in. It answers the same for an unknown one."""
@@ -233,11 +256,14 @@ def derived(browser: str, what: str) -> str:
     return base64url_encode(digest).decode()
 
 
-def granted(key: str, user: str, refresh_token: str) -> Response:
+def granted(key: str, user: str, refresh_token: str, expires_in: int | None = None) -> Response:
+    """Answer with both tokens; ``expires_in`` if the key has not just begun."""
     tokens = {"access_token": key, "token_type": "Bearer", "email": user}
     if refresh_token:
         tokens["refresh_token"] = f"{key}.{refresh_token}"
-    return private(**tokens, expires_in=int(current_services().settings.sign_in_hours * 3600))
+    if expires_in is None:
+        expires_in = int(current_services().settings.sign_in_hours * 3600)
+    return private(**tokens, expires_in=expires_in)
 
 
 def private(**fields: object) -> Response:

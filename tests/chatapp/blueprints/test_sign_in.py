@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import logging
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx2
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from flask import Flask
+from flask import Flask, Response, redirect
 from flask.testing import FlaskClient
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
@@ -24,7 +27,15 @@ from werkzeug.test import TestResponse
 from chatapp import MISTAKES
 from chatapp.accounts import sign_ins
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.openid import OpenIdProvider, Person
+from chatapp.accounts.openid import (
+    ANSWER_MAX_BYTES,
+    Keys,
+    OpenIdError,
+    OpenIdProvider,
+    Person,
+    RefusedSignInError,
+    answer_of,
+)
 from chatapp.accounts.store import Accounts, RefusedChangeError
 from chatapp.operators import keys, users
 from chatapp.services import services_of
@@ -32,6 +43,7 @@ from chatapp.validation import SAFE_URL
 from ratelimit_ext import StorageUnavailable
 from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.identity_provider import CALLBACK, CLIENT_SECRET, IdentityProvider, running
+from tests.chatapp.served import serving
 
 ALICE = "alice@example.com"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -230,24 +242,135 @@ def test_a_provider_that_is_away_ends_nothing(client: FlaskClient, idp: Identity
     assert refresh(client, tokens["refresh_token"]).status_code == 200
 
 
-@pytest.mark.parametrize("published", ["<html>", "[]", '{"keys": []}', "cut", "another kid"])
+@pytest.mark.parametrize("published", ["<html>", "[]", '{"keys": []}', "cut"])
 def test_keys_that_cannot_be_read_end_nothing(
     client: FlaskClient, idp: IdentityProvider, monkeypatch: pytest.MonkeyPatch, published: str
 ) -> None:
-    """It is the provider's mistake, and Claude Code would forget a token that it names invalid."""
+    """It is the provider's mistake, and Claude Code would forget a token that it names invalid.
+    They are read before the provider ends the token, so it is still good."""
     tokens = signed_in(client)
-    monkeypatch.setattr("jwt.jwks_client.JWKSetCache.get", lambda _: None)
-    if published == "cut":
+    idp.keys_text = published
+    with monkeypatch.context() as patch:
+        patch.setattr("jwt.jwks_client.JWKSetCache.get", lambda _: None)
+        if published == "cut":
 
-        def cut(*_: object) -> None:
-            raise ConnectionResetError
+            def cut(_: object) -> None:
+                raise httpx2.ReadError("")
 
-        monkeypatch.setattr("jwt.jwks_client.json.load", cut)
-    else:
-        key = json.dumps(idp.keys()).replace('"kid": "1"', '"kid": "2"')
-        idp.keys_text = key if published == "another kid" else published
-    answer = refresh(client, tokens["refresh_token"])
+            patch.setattr(httpx2.Response, "iter_raw", cut)
+        answer = refresh(client, tokens["refresh_token"])
     assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
+    assert idp.asked == ["authorization_code"]
+    assert refresh(client, tokens["refresh_token"]).status_code == 200
+
+
+@pytest.mark.parametrize("away", ["keys", "userinfo", "database"])
+@pytest.mark.parametrize("has_expired", [False, True])
+def test_a_new_refresh_token_is_not_lost(
+    client: FlaskClient,
+    accounts: Accounts,
+    idp: IdentityProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    away: str,
+    has_expired: bool,
+) -> None:
+    """The provider ends the old one, and then something else fails: the key does not last longer,
+    but the next refresh works."""
+    tokens = signed_in(client)
+    (before,) = accounts.all_keys(ALICE)
+    if has_expired:
+        past = datetime.now(UTC) - timedelta(hours=9)
+        accounts.change("key", before.public_id, expires_at=past)
+        (before,) = accounts.all_keys(ALICE)
+    with monkeypatch.context() as patch:
+        if away == "keys":
+            monkeypatch.setattr("jwt.jwks_client.JWKSetCache.get", lambda _: None)
+            idp.keys_text = json.dumps(idp.keys()).replace('"kid": "1"', '"kid": "2"')
+        elif away == "userinfo":
+            patch.setattr(idp, "of_userinfo", [])
+            patch.setattr(idp, "refreshes_with_id_token", False)
+        else:
+            patch.setattr("chatapp.operators.sign_in.extend", fail)
+        answer = refresh(client, tokens["refresh_token"])
+    idp.keys_text = None
+    kept = json_of(answer)
+    assert answer.status_code == 200
+    assert kept["access_token"] == tokens["access_token"]
+    assert kept["refresh_token"] != tokens["refresh_token"]
+    assert (kept["expires_in"] == 0) == has_expired
+    assert kept["expires_in"] <= 3600
+    (after,) = accounts.all_keys(ALICE)
+    assert after.expires_at == before.expires_at
+    assert refresh(client, tokens["refresh_token"]).status_code == 401
+    answer = refresh(client, kept["refresh_token"])
+    assert (answer.status_code, json_of(answer)["expires_in"]) == (200, 3600)
+
+
+def fail(*_: object) -> None:
+    raise OperationalError("UPDATE", {}, Exception("away"))
+
+
+@pytest.mark.parametrize("address", ["/keys", "/userinfo", "/.well-known/openid-configuration"])
+def test_only_the_token_endpoint_can_end_a_sign_in(address: str) -> None:
+    """A proxy's "access denied" about another address is a bad minute of the provider's."""
+    with pytest.raises(OpenIdError), refusing() as url:
+        answer_of("GET", f"{url}{address}")
+    with pytest.raises(RefusedSignInError), refusing() as url:
+        answer_of("POST", f"{url}/token", data={})
+
+
+@contextmanager
+def refusing() -> Iterator[str]:
+    app = Flask("proxy")
+    body = {"error": "access_denied"}
+    app.add_url_rule("/<path:_>", "any", lambda _: (body, 403), methods=["GET", "POST"])
+    with serving(app) as url:
+        yield url
+
+
+@pytest.mark.parametrize("sent", ["large", "compressed", "slow", "elsewhere"])
+def test_an_answer_of_the_provider_is_bounded(sent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory and time, whatever it sends; and no redirect is followed."""
+    app, followed = Flask("hostile"), []
+    if sent == "slow":
+        monkeypatch.setattr("chatapp.accounts.openid.ANSWER_MAX_S", 0.0)
+
+    @app.get("/<path:path>")
+    def answer(path: str) -> Response:
+        followed.append(path)
+        if sent == "large":
+            return Response(b" " * ANSWER_MAX_BYTES + b"{}")
+        if sent == "compressed":
+            packed = gzip.compress(b" " * 50_000_000 + b"{}")
+            return Response(packed, headers={"Content-Encoding": "gzip"})
+        return Response("{}") if sent == "slow" else redirect("/other")
+
+    with serving(app) as url, pytest.raises(OpenIdError):
+        answer_of("GET", f"{url}/keys")
+    assert followed == ["keys"]
+    provider = "chatapp.accounts.openid.answer_of"
+    monkeypatch.setattr(provider, lambda *asked: {"asked": asked})
+    assert Keys("https://idp.example/keys").fetch_data() == {
+        "asked": ("GET", "https://idp.example/keys")
+    }
+
+
+def test_sign_ins_that_wait_are_bounded(
+    client: FlaskClient, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From all addresses together. Those that wait go on, and expired ones make room."""
+    assert sign_ins.MOST == 10_000
+    monkeypatch.setattr(sign_ins, "MOST", 2)
+    begun = begin(client)
+    begin(client)
+    answer = client.post("/oauth/device_authorization")
+    assert (answer.status_code, error_of(answer)) == (503, "temporarily_unavailable")
+    assert 590 <= int(answer.headers["Retry-After"]) <= 600
+    assert approve(client, begun["user_code"]).status_code == 200
+    later(accounts)
+    begin(client)
+    with accounts._database.reading() as connection:
+        assert len(connection.execute(sign_ins.SIGN_INS.select()).all()) == 1
 
 
 @pytest.mark.parametrize("part", ["key", "provider", "nothing"])

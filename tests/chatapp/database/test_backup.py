@@ -142,11 +142,11 @@ def of_schema(number: str) -> Callable[[Path], None]:
         (damage, "damaged|not a backup"),
         (
             of_schema("9999"),
-            "schema 9999; this version reads 0013 to 0016. Use the version that made it",
+            "schema 9999; this version reads 0013 to 0017. Use the version that made it",
         ),
         (
             of_schema("0012"),
-            "schema 0012; this version reads 0013 to 0016. Upgrade it with an earlier",
+            "schema 0012; this version reads 0013 to 0017. Upgrade it with an earlier",
         ),
         (lambda file: file.write_text("no database"), "not a backup of chatapp"),
         (lambda file: file.write_bytes(b""), "not a backup of chatapp"),
