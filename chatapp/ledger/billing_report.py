@@ -57,7 +57,9 @@ def read(
     import httpx2  # noqa: PLC0415 - takes long to load, and only this command needs it
 
     if (key := admin_key(provider)) is None:
-        raise ReportError(f"Set {variable(provider)} to an admin key that may read usage and costs")
+        names = [provider] if any(map(admin_key, ADDRESSES)) else ADDRESSES
+        listed = " or ".join(map(variable, names))
+        raise ReportError(f"Set {listed} to an admin key that may read usage and costs")
     until = min(until, datetime.now(UTC))
     headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
     span: dict[str, Any] = {"starting_at": f"{since:{TIME}}", "ending_at": f"{until:{TIME}}"}

@@ -145,5 +145,5 @@ def test_a_report_that_cannot_be_read(
     for name in ADDRESSES:
         monkeypatch.delenv(variable(name))
     done = run(app, "ledger", "reconcile", status=1)
-    assert "Set OPENAI_ADMIN_KEY to an admin key" in done.stderr
+    assert "Set OPENAI_ADMIN_KEY or ANTHROPIC_ADMIN_KEY to an admin key" in done.stderr
     assert raised_alerts(app) == []
