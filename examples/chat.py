@@ -4,12 +4,15 @@ REDIS=redis://127.0.0.1:6379 gunicorn --workers 2 chat:app
 """
 
 import os
+import sys
 from pathlib import Path
 
 from flask import Blueprint, Flask, request
 
 from ratelimit_ext import Limiter, client_ip
 
+if "REDIS" not in os.environ:
+    sys.exit("REDIS is not set. Set it to the address of Redis, as redis://127.0.0.1:6379.")
 PLANS = {"key-of-bob": "pro"}  # by API key; everyone else has the default plan
 limiter = Limiter(client_ip, storage_uri=os.environ["REDIS"], headers_enabled=True)
 chat = Blueprint("chat", __name__, url_prefix="/chat")

@@ -67,6 +67,13 @@ def test_the_service_of_slowapi_answers_as_before() -> None:
         assert before == statuses(new, method, path, count)
 
 
+def test_the_chat_service_says_that_it_needs_redis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place of a KeyError."""
+    monkeypatch.delenv("REDIS", raising=False)
+    with pytest.raises(SystemExit, match=r"REDIS is not set\. Set it to the address of Redis"):
+        example("chat")
+
+
 @pytest.mark.parametrize("name", ["chat.py", "chat.toml"])
 def test_readme_shows_a_part_of_the_chat_service(name: str) -> None:
     """As it is in the file that tests/e2e runs."""
