@@ -317,6 +317,9 @@ def list_keys(call: Call) -> list[dict[str, object]]:
 def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. It is shown only once."""
     body, operator, services = call.body, call.operator, current_services()
+    if body.name == keys.SIGN_IN:
+        sentence = f"{body.name!r} is reserved for keys that people get by signing in."
+        raise FieldError("name", f"{sentence} Choose another name.")
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
     operator.check_powers(people=body.people)
     row, is_first = services.accounts.user(body.user), not services.accounts.any_key()
@@ -509,6 +512,7 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
     """Remove an amount, so that the policy's applies again."""
     name = amounts.named(owner, name)
     call.operator.check_owner(owner, name)
+    amounts.plan_of(owner, name)
     return {"done": amounts.clear_amount(owner, name, limit, **call.why)}
 
 

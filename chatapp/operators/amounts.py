@@ -253,4 +253,8 @@ def plan_of(owner: Owner, name: str) -> str | None:
         case _:
             if accounts.team(name) is not None:
                 return None
-    raise unknown(owner, name)
+    error, policy = unknown(owner, name), current_services().policy
+    if policy is None or name not in {limit.options.name for limit in policy.all_limits()}:
+        raise error
+    order = f"write amounts/{owner}/LIMIT/NAME, or {owner} NAME LIMIT in a command"
+    raise OperatorError(error.code, f"{error} {name!r} is a limit: {order}.")

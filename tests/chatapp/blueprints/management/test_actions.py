@@ -860,6 +860,9 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("GET", "/teams/no", None, 404, "unknown_team", None),
     ("PUT", "/teams/x", {"limits": {"usd-day": "1 usd/day"}}, 422, "unknown_limit", "limits"),
     ("PUT", "/amounts/user/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+    ("PUT", "/amounts/user/alice/usd-day", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+    ("DELETE", "/amounts/user/alice/usd-day", None, 404, "unknown_user", None),
+    ("POST", "/keys", {"user": "alice", "name": " sign-in "}, 422, "invalid_field", "name"),
     ("PUT", "/amounts/user/usd-day/alice", {"amount": "1"}, 422, "invalid_amount", "amount"),
     ("DELETE", "/amounts/user/usd-day/alice", None, 404, "no_amount", None),
     ("PUT", "/overrides/no/alice", {"amount": "1 usd/day"}, 422, "unknown_limit", None),
@@ -906,6 +909,20 @@ def test_what_is_wrong_changes_nothing(app: Flask, api: Api) -> None:
         assert found == expected, answer.text
         assert answer.json["detail"][-1] in ".?"
     assert state(app) == before
+
+
+def test_a_name_and_a_limit_in_the_wrong_order_are_told_apart(api: Api) -> None:
+    """By the first name: if it is a limit's, the error shows the order. A user may have that name,
+    too."""
+    path, body = "/amounts/user/alice/usd-day", {"amount": "1 usd/day"}
+    for answer in (api("PUT", path, body), api("DELETE", path)):
+        assert answer.json is not None
+        assert answer.json["detail"] == (
+            "There is no user 'usd-day'. 'usd-day' is a limit: write amounts/user/LIMIT/NAME, or "
+            "user NAME LIMIT in a command. GET users lists the users."
+        )
+    api("PUT", "/users/usd-day", {})
+    assert api("PUT", "/amounts/user/usd-day/usd-day", body).status_code == 200
 
 
 def test_an_outage_of_the_database_is_a_503(
