@@ -238,9 +238,6 @@ SAME: dict[str, dict[str, str]] = {
         "`reply[i] = readable and (value and 1 or 0) or -2`": "any negative answer is unreadable",
     },
     f"{STRATEGIES}/line.lua": {
-        "`if #tickets > 1 or not own and #tickets > 0 then` → `if true then`": (
-            "none, or the own ticket alone, has none before it"
-        ),
         "`if one.rank ~= other.rank then return one.rank < other.rank end` → "
         "`if one.rank ~= other.rank then return one.rank <= other.rank end`": "they differ",
         "`for _, each in ipairs(tickets) do own.since = math.max(own.since, each.since + 1) end` → "
