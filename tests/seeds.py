@@ -10,10 +10,10 @@ import os
 import pytest
 
 
-def seeds(few: int) -> pytest.MarkDecorator:
-    """Give a test its `seeds`, a range."""
+def seeds(few: int, part: int = 1) -> pytest.MarkDecorator:
+    """Give a test its `seeds`, a range; in the long tier a ``part``-th, if one takes that long."""
     first = int(os.environ.get("FIRST_SEED", "0"))
-    many = int(os.environ.get("SEEDS", "2000"))
+    many = int(os.environ.get("SEEDS", "2000")) // part
     params = [
         pytest.param(range(first, first + few), id="few"),
         pytest.param(range(first, first + many), id="many", marks=pytest.mark.slow),
