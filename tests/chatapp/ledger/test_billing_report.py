@@ -171,7 +171,7 @@ def test_an_address_that_does_not_answer(source: str, monkeypatch: pytest.Monkey
 
 
 def test_without_a_key(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says which one to set, or either if there is none."""
+    """It says which one to set, or either if neither is."""
     monkeypatch.delenv(variable(source))
     either = " or ".join(map(variable, ADDRESSES))
     with pytest.raises(ReportError, match=f"^Set {either} to an admin key"):
