@@ -21,8 +21,8 @@ def read(file: str) -> Rows:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as JSON: {error}.") from error
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
-        shown = '{"pro/research": {…}, "pro": {…}, "*": {…}}'
-        raise ValueError(f"{file} has other rows than {shown}.")
+        form = '{"pro/research": {…}, "pro": {…}, "*": {…}}'
+        raise ValueError(f"{file} is not an object of rows; write it as {form}.")
     return rows
 
 

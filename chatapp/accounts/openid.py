@@ -189,14 +189,14 @@ def answer_of(
 ) -> Mapping[str, Any]:
     """Return the provider's JSON object, of a bounded size and in a bounded time. It is not sent
     compressed, because a few bytes could become gigabytes, and no redirect is followed."""
-    headers, end, body = {**headers, "Accept-Encoding": "identity"}, time.monotonic(), bytearray()
+    headers, began, body = {**headers, "Accept-Encoding": "identity"}, time.monotonic(), bytearray()
     try:
         with httpx2.stream(
             method, url, headers=headers, timeout=TIMEOUT_S, follow_redirects=False, **options
         ) as answer:
             for piece in answer.iter_raw():
                 body += piece
-                if len(body) > ANSWER_MAX_BYTES or time.monotonic() - end > ANSWER_MAX_S:
+                if len(body) > ANSWER_MAX_BYTES or time.monotonic() - began > ANSWER_MAX_S:
                     raise OpenIdError(f"{url}: the answer is too large or too slow")
         found = json.loads(body)
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:

@@ -512,7 +512,7 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
     """Remove an amount, so that the policy's applies again."""
     name = amounts.named(owner, name)
     call.operator.check_owner(owner, name)
-    amounts.plan_of(owner, name)
+    amounts.plan_of(owner, name)  # raises if there is no such owner
     return {"done": amounts.clear_amount(owner, name, limit, **call.why)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -12,14 +11,12 @@ from flask import Blueprint, Response, jsonify, request
 from chatapp.accounts import USER, managed_settings
 from chatapp.accounts.authentication import Principal
 from chatapp.operators.keys import SIGN_IN
-from chatapp.web.call_limits import MICRO, MODELS, RemainingLimit, remaining_limits
+from chatapp.web.call_limits import MICRO, MODELS, RemainingLimit, readable_limits
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.middleware import forbid_caching
-
-log = logging.getLogger(__name__)
 
 bp = Blueprint("claude_code", __name__)
 bp.after_request(forbid_caching)
@@ -57,15 +54,10 @@ def settings() -> Response:
 def usage() -> Response:
     """The fullest of the person's own budgets, in cents; without one, what they have spent."""
     principal, services = _signed_in(), current_request().services
-    try:
-        left = remaining_limits(services.limiter)
-    except Exception as error:  # each storage has other errors
-        log.exception("The limits of a caller cannot be read")
-        raise unavailable("storage_unavailable", "The limits cannot be read.") from error
     own = {f"{USER}{principal.user}", principal.key_id}
     budgets = [
         limit
-        for limit in left
+        for limit in readable_limits(services.limiter)
         if limit.unit == "usd" and limit.anchor in PERIODS and limit.identity in own
         if MODELS not in limit.keywords and limit.since is not None
     ]

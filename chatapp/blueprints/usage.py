@@ -12,7 +12,7 @@ from chatapp.estimates.tokens import PDF_BYTES_PER_TOKEN, family_of
 from chatapp.ledger.table import usage_of
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
-from chatapp.web.call_limits import MICRO, remaining_limits, with_forecast
+from chatapp.web.call_limits import MICRO, readable_limits, with_forecast
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, current_query
 from chatapp.web.formats.chat import usage_fields
@@ -42,13 +42,7 @@ def usage() -> Response:
     current = current_request()
     services, principal = current.services, current.principal
     limiter = services.limiter
-    try:
-        left = remaining_limits(limiter)
-    except Exception as error:  # each storage has other errors
-        log.exception("The limits of a caller cannot be read")
-        raise ApiError(
-            503, "storage_unavailable", "The storage of the limits does not answer. Try again."
-        ) from error
+    left = readable_limits(limiter)
     return jsonify(
         user=None if principal is None else principal.user,
         plan=limiter.current.plan,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -12,7 +13,10 @@ from chatapp.calls.upstream_quota import period_s_of
 from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
+from chatapp.web.errors import unavailable
 from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict, calendar_window
+
+log = logging.getLogger(__name__)
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -174,6 +178,16 @@ def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     empty if limits are disabled. Nothing is charged; limits of models are left out."""
     limits, ahead_s = look(limiter)
     return [RemainingLimit(shown, ahead_s) for shown in limits]
+
+
+def readable_limits(limiter: Limiter) -> list[RemainingLimit]:
+    """Return the remaining limits; ApiError (503) if the storage does not answer."""
+    try:
+        return remaining_limits(limiter)
+    except Exception as error:  # each storage has other errors
+        log.exception("The limits of a caller cannot be read")
+        cause = "The storage of the limits does not answer."
+        raise unavailable("storage_unavailable", cause) from error
 
 
 def look(limiter: Limiter) -> tuple[list[RequestLimit], float]:

@@ -82,4 +82,5 @@ def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -
 def dollars(micro_usd: int) -> str:
     """Return the amount, with more digits if it is below a dollar."""
     sign, usd = "-" if micro_usd < 0 else "", abs(micro_usd) / MICRO
-    return f"{sign}${usd:,.{2 if usd >= 1 or not usd else 4 if usd >= 0.00005 else 6}f}"
+    digits = 2 if usd >= 1 or not usd else 4 if usd >= 0.00005 else 6
+    return f"{sign}${usd:,.{digits}f}"

@@ -141,7 +141,7 @@ def test_without_a_sign_in_there_are_no_addresses(make_app: AppMaker) -> None:
         ('{"*": {"a": NaN}}', "cannot be read as JSON"),
         ('{"*": {"a": "\\ud800"}}', "cannot be read as JSON"),
         ('{"*": ' * 50_000, "cannot be read as JSON"),
-        ('{"model": "opus"}', "other rows"),
+        ('{"model": "opus"}', "object of rows"),
         ('{"permissions": {}}', "unknown plan 'permissions' of the row 'permissions'"),
         ('{"gold/red": {}}', "unknown plan 'gold' of the row 'gold/red'"),
         (None, "cannot be read as JSON"),
@@ -248,5 +248,5 @@ def test_limits_that_cannot_be_read_are_503(
     def fail(_: object) -> None:
         raise StorageUnavailable("down")
 
-    monkeypatch.setattr("chatapp.blueprints.claude_code.remaining_limits", fail)
+    monkeypatch.setattr("chatapp.web.call_limits.remaining_limits", fail)
     assert code_of(client.get("/api/oauth/usage")) == (503, "storage_unavailable")
