@@ -89,10 +89,12 @@ def test_a_refusal_says_when_to_try_again(open_page: Opener, managed_url: str) -
     page = reference(open_page, managed_url)
     form = opened(page, "chat.chat.post")
     form.get_by_label("Body").fill('{"message": "hi", "user_id": "fast"}')
-    for _ in range(10):
-        expect(send(form)).to_contain_text("200 OK")
-    expect(send(form)).to_contain_text("429 TOO MANY REQUESTS")
-    expect(form.get_by_role("status")).to_contain_text("try again in")
+    expect(status := send(form)).to_contain_text("200 OK")
+    for _ in range(40):  # ten at once, and one more every two seconds
+        if "429" in send(form).inner_text():
+            break
+    expect(status).to_contain_text("429 TOO MANY REQUESTS")
+    expect(status).to_contain_text("try again in")
 
 
 def test_a_stream_is_shown_as_it_comes(open_page: Opener, url: str) -> None:
