@@ -8,14 +8,17 @@ const MOST_SHOWN = 200_000; // characters of an answer
 
 const at = (id) => document.getElementById(id);
 let description = null;
+let loads = 0;
 
 async function load() {
   const url = at("document").value;
+  const mine = (loads += 1);
   at("raw").href = url;
   at("problem").textContent = "";
   at("operations").replaceChildren();
   const response = await fetch(url, { headers: authorization() });
-  if (at("document").value !== url) return; // another one was chosen meanwhile
+  const read = response.ok ? await response.json() : null;
+  if (mine !== loads) return; // another one was begun meanwhile
   if (!response.ok) {
     at("about").textContent = "";
     at("problem").textContent =
@@ -26,7 +29,7 @@ async function load() {
           : `The description cannot be read: status ${response.status}.`;
     return;
   }
-  description = await response.json();
+  description = read;
   at("about").replaceChildren(...marked(description.info.description));
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, operation] of Object.entries(methods)) at("operations").append(shown(path, method, operation));

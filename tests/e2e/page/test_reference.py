@@ -13,6 +13,7 @@ from tests.chatapp.served import serving
 from tests.e2e.page.actions import button
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
+from tests.servers import eventually
 
 TOKEN = "a token of some length"
 
@@ -104,6 +105,32 @@ def test_a_stream_is_shown_as_it_comes(open_page: Opener, url: str) -> None:
     form.get_by_label("Body").fill('{"message": "hi", "stream": true, "user_id": "streams"}')
     expect(send(form)).to_contain_text("200 OK")
     expect(form.get_by_label("Answer")).to_contain_text("event: done")
+
+
+#: The first description is read when the test says so.
+LATE = """
+const json = Response.prototype.json;
+Response.prototype.json = async function () {
+  Response.prototype.json = json;
+  await new Promise((resolve) => { window.arrive = resolve; });
+  return json.call(this);
+};
+"""
+
+
+def test_a_late_description_is_not_shown(open_page: Opener, managed_url: str) -> None:
+    """Another one has been chosen meanwhile, which needs a key; entered, it is read."""
+    page = open_page(managed_url)
+    page.add_init_script(LATE)
+    page.goto(f"{managed_url}/reference")
+    eventually(lambda: page.evaluate("'arrive' in window"))
+    page.get_by_label("Addresses").select_option("Management")
+    expect(page.locator("#problem")).to_contain_text("Enter a management key")
+    page.evaluate("window.arrive()")
+    page.get_by_label("Key").fill(TOKEN)
+    page.get_by_label("Key").press("Enter")
+    expect(page.locator('[id="put_user"]')).to_be_visible()
+    expect(page.locator('[id="chat.chat.post"]')).to_have_count(0)
 
 
 def test_the_management_api_needs_its_key(open_page: Opener, managed_url: str, url: str) -> None:
