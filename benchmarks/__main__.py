@@ -19,6 +19,8 @@ NAMES = (
     *("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway", "streams"),
     "sizing",
 )
+#: Gateways of others, each installed apart.
+GATEWAYS = {"litellm": "LiteLLM proxy", "portkey": "Portkey gateway"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--pinned", action="store_true", help="client, application and storage on one CPU"
     )
-    parser.add_argument("--litellm", metavar="COMMAND", help="also measure this LiteLLM proxy")
+    for name, title in GATEWAYS.items():
+        parser.add_argument(f"--{name}", metavar="COMMAND", help=f"also measure this {title}")
     parser.add_argument(
         "--against", metavar="REVISION", help="measure in turns with it, and write no results"
     )
@@ -46,9 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.pinned:  # what is started inherits it
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     names = NAMES if "all" in options.names else options.names
+    gateways = {name: command for name in GATEWAYS if (command := getattr(options, name))}
     if options.against:
         ours = ["--scale", options.scale, "--server", options.server]
-        ours += ["--litellm", options.litellm] if options.litellm else []
+        ours += [f"--{name}={command}" for name, command in gateways.items()]
         ours += ["--pinned"] if options.pinned else []
         for name in names:
             print(
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name in names:
         began = time.monotonic()
         with storage(options.server) as (uri, client), TemporaryDirectory() as folder:
-            session = Session(SCALES[options.scale], uri, client, Path(folder), options.litellm)
+            session = Session(SCALES[options.scale], uri, client, Path(folder), gateways)
             result = import_module(f"benchmarks.{name}").run(session)
             found = document(name, result, session, pinned=options.pinned)
         path = save(options.output, found)

@@ -10,7 +10,7 @@ import statistics
 import string
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice, product
@@ -28,6 +28,7 @@ ROOM = 1_000_000
 UPSTREAM, SDK = "upstream alone", "official SDK in a view, no limits"
 UNLIMITED, CHATAPP = "chatapp, limits disabled", "chatapp, all limits"
 LITELLM = "LiteLLM proxy, no limits, no keys"
+PORTKEY = "Portkey gateway, no limits, no keys"
 AT_ONCE = "Say something kind about rate limits, at once."
 ANSWERS = 3  # per connection and round, of a provider that takes its time
 #: One letter in six is a space. Seeded once, so that no cell repeats another's prompts.
@@ -38,6 +39,8 @@ class Target(NamedTuple):
     port: int
     workers: int  # that share its connections; 1 if it does not tell them apart
     process: int = 0  # of which it and its workers descend; 0 if that is not measured
+    headers: Mapping[str, str] = {}  # of each call, beside those of all gateways
+    modes: Collection[str] = MODES  # the answers that it gives
 
 
 class Case(NamedTuple):
@@ -66,11 +69,14 @@ def run(session: Session) -> Result:
             (case, name)
             for case, name in product(cases, running)
             if name != UPSTREAM or case.connections != many  # the queue hides what is added
+            if case.mode in running[name].modes
         ]
         for case, name in rows_of:
             calls = max(ANSWERS * case.connections, 0 if case.delay_ms else scale.calls)
             cells[case.cell(name)] = partial(load, running[name], key, case, calls, scale.seconds)
-        warm_up = [Case(0, mode, several).cell(name) for mode, name in product(MODES, running)]
+        warm_up = [
+            Case(0, mode, several).cell(name) for name in running for mode in running[name].modes
+        ]
         found = alternate(cells, scale.rounds, within_s=scale.gateway_s, warm_up=warm_up)
     rates, cpus, p50s, p99s, firsts, refused = columns(found, "higher", *["lower"] * 5)
 
@@ -150,7 +156,8 @@ def load(
 ) -> tuple[float, float, float, float, float, float]:
     """Requests per second; the gateway's CPU ms per request; in ms the median, the 99th percentile
     and the median first byte; refused requests."""
-    sent = requests(key, at_once=not case.delay_ms, stream=case.mode == "streamed")
+    body = {"stream": case.mode == "streamed"}
+    sent = requests(key, target.headers, at_once=not case.delay_ms, **body)
     found = drive(
         target.port,
         islice(sent, calls),
@@ -173,13 +180,15 @@ def load(
     )
 
 
-def requests(key: str, *, at_once: bool = False, **options: object) -> Iterator[bytes]:
+def requests(
+    key: str, headers: Mapping[str, str] = {}, *, at_once: bool = False, **options: object
+) -> Iterator[bytes]:
     """Calls without end, with different prompts of random letters, so that no cache of texts or
     words helps; ``at_once``: always the same prompt, which the provider answers at once."""
     while True:
         prompt = AT_ONCE if at_once else "".join(CHANCE.choices(LETTERS, k=len(AT_ONCE)))
         body = json.dumps({**call_body(prompt), **options}).encode()
-        yield post_request(PATH, body, Authorization=f"Bearer {key}")
+        yield post_request(PATH, body, **{"Authorization": f"Bearer {key}", **headers})
 
 
 def call_body(prompt: str) -> dict[str, object]:
@@ -210,12 +219,13 @@ def targets(session: Session, *, paced: bool = False) -> Iterator[tuple[dict[str
             )
             port, process = stack.enter_context(server)
             running[name] = Target(port, 2, process)
-        if session.litellm:
-            server = litellm(session.litellm, base_url, session.folder)
-            port, process = stack.enter_context(server)
-            running[LITELLM] = Target(port, 1, process)
-        else:
-            session.skipped.append(f"{LITELLM}: give its command with --litellm")
+        for name, start in ((LITELLM, litellm), (PORTKEY, portkey)):
+            option = start.__name__
+            if command := session.gateways.get(option):
+                server = start(command, base_url, session.folder)
+                running[name] = stack.enter_context(server)
+            else:
+                session.skipped.append(f"{name}: give its command with --{option}")
         yield running, key
 
 
@@ -256,9 +266,8 @@ def new_key(environment: dict[str, str], folder: Path) -> str:
 
 
 @contextmanager
-def litellm(command: str, base_url: str, folder: Path) -> Iterator[tuple[int, int]]:
-    """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`. Its
-    port, and the id of its process."""
+def litellm(command: str, base_url: str, folder: Path) -> Iterator[Target]:
+    """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`."""
     port = free_port()
     model = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": "sk-mock"}
     settings = {
@@ -269,15 +278,34 @@ def litellm(command: str, base_url: str, folder: Path) -> Iterator[tuple[int, in
     config = folder / "litellm.yaml"
     config.write_text(json.dumps(settings))  # JSON is YAML
     options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    # Its start takes longer than its supervisor allows a busy machine.
+    options += ["--num_workers", "2", "--timeout_worker_healthcheck", "120"]
+    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # fetches nothing
+    with program([command, *options], folder, environment) as process:
+        wait_for(lambda: get(port, "/health/liveliness"), process, "litellm")
+        yield Target(port, 1, process.pid)
+
+
+@contextmanager
+def portkey(command: str, base_url: str, folder: Path) -> Iterator[Target]:
+    """Portkey's gateway, which is one process of Node.js. Version 1.15.2 on Node.js 20 answers a
+    streamed call with a 500."""
+    port = free_port()
+    with program([command, f"--port={port}", "--headless"], folder, {}) as process:
+        wait_for(lambda: get(port, "/"), process, "portkey")
+        headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": base_url}
+        yield Target(port, 1, process.pid, headers, modes=("plain",))
+
+
+@contextmanager
+def program(
+    command: list[str], folder: Path, environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A gateway of others, ended at the end."""
     process = subprocess.Popen(
-        # Its start takes longer than its supervisor allows a busy machine.
-        [command, *options, "--num_workers", "2", "--timeout_worker_healthcheck", "120"],
-        cwd=folder,
-        env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # fetches nothing
-        stdout=subprocess.DEVNULL,
+        command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
     )
     try:
-        wait_for(lambda: get(port, "/health/liveliness"), process, "litellm")
-        yield port, process.pid
+        yield process
     finally:
         end(process)

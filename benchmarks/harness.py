@@ -95,7 +95,7 @@ class Session:
     uri: str  # as `limits` takes it
     client: redis.Redis
     folder: Path
-    litellm: str | None = None
+    gateways: dict[str, str] = field(default_factory=dict)  # commands of others, by name
     skipped: list[str] = field(default_factory=list)
     load: float = field(default_factory=lambda: os.getloadavg()[0])  # when it began
 
