@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from ratelimit_ext.core.charge import LONGEST_LEASE_S
-from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, not_allowed, shown
+from ratelimit_ext.core.errors import ConfigurationError, not_allowed, shown
 from ratelimit_ext.core.limit import (
     LONGEST_PERIOD_US,
     MOST_AMOUNT,
@@ -53,6 +53,8 @@ RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword=""
 _LENGTH: Final = re.compile(r"\s*([0-9]{1,99})\s*([a-z]+)\s*")
 _WORD: Final = re.compile(r"[a-z]+")
 _HOURS: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
+#: A longer text, which may be a caller's, is no limit: it is neither searched nor cached.
+LONGEST_TEXT: Final = 500
 _PERCENT: Final = re.compile(r"(\d{1,3})%")
 #: How steep the line of a fair budget may be, and how much may be added to a wait.
 MOST_PACE: Final = 100
@@ -165,9 +167,8 @@ class ParsedLimit:
             parsed = ()  # the forms of other limits would not help
         kinds = {(part.period_us, part.unit, part.strategy) for part in (self, *parsed)}
         if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
-            hint = "" if parsed else _remedy(str(text).lower())
-            allowed = f"{self.text!r} with another amount"
-            raise ConfigurationError(not_allowed(text, allowed) + hint)
+            hint = "" if parsed else _remedy(text)
+            raise ConfigurationError(not_allowed(text, f"{self.text!r} with another amount") + hint)
         return parsed[0]
 
     @property
@@ -238,7 +239,7 @@ def parse(text: object) -> tuple[ParsedLimit, ...]:
     >>> [str(each) for each in parse("5 usd/day; 30/minute")]
     ['5 usd per 1 day', '30 per 1 minute']
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str) or len(text) > LONGEST_TEXT:
         raise ConfigurationError(_invalid(text))
     return _parse(text)
 
@@ -392,12 +393,13 @@ def _invalid(value: object) -> str:
     return (
         f'found {shown(value)}; allowed: amount per period, as "30/minute", "100 per day", '
         f'"5/second;1000/day" or "5 usd/day"; {"; ".join(examples)} and {last}.'
-        f"{_remedy(str(value).lower())}"
+        f"{_remedy(value)}"
     )
 
 
-def _remedy(words: str) -> str:
+def _remedy(value: object) -> str:
     """Return what was probably meant; empty if unknown."""
+    words = str(value)[:LONGEST_TEXT].lower()
     if "$" in words:
         return ' Dollars are written "5 usd/day".'
     for _, form in _forms():
@@ -412,7 +414,5 @@ def _remedy(words: str) -> str:
 def _nearest_period(word: re.Match[str]) -> str:
     """Return the period nearest to a misspelt one; the word itself if none is near."""
     text = word[0]
-    if text in _NO_PERIODS:
-        return text
-    near = difflib.get_close_matches(text[:LONGEST_NAME], [*PERIODS, "week"], n=1)
+    near = () if text in _NO_PERIODS else difflib.get_close_matches(text, [*PERIODS, "week"], n=1)
     return "minute" if text == "m" else near[0] if near else text

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS, LimitOptions
-from ratelimit_ext.core.limit_string import length_s, parse, states_guard
+from ratelimit_ext.core.limit_string import LONGEST_TEXT, _parse, length_s, parse, states_guard
 
 #: Pieces that make up limit strings, valid and invalid.
 PIECES = st.sampled_from(
@@ -138,6 +138,16 @@ def test_what_is_no_limit(text: object) -> None:
     """An incomplete limit is an error."""
     with pytest.raises(ConfigurationError, match=r"found .*; allowed: "):
         parse(text)
+
+
+def test_a_long_text_is_no_limit() -> None:
+    """A caller may send one of any length. Searching it would take hours, and caching it memory."""
+    kept = _parse.cache_info().currsize
+    for text in (f"5/{' ' * LONGEST_TEXT}day", ";".join(["5/day"] * 100), f"5/{' ' * 10**6}"):
+        for read in (parse, parse("5/day")[0].with_amount):
+            with pytest.raises(ConfigurationError, match=r"found '5/.*…'.*; allowed: "):
+                read(text)
+    assert _parse.cache_info().currsize <= kept + 1
 
 
 def test_what_the_string_states_comes_before_the_options() -> None:
