@@ -26,7 +26,7 @@ _BASE64: Final = "b64:"
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`. Those
 #: have no @ and no space, which tells them from an email or a name with that word.
-_NO_NAME: Final = re.compile(r"[\[{\"]|([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-][^@ ]*$", re.IGNORECASE)
+_NO_NAME: Final = re.compile(r"(?i)[\[{\"]|(?=[^@ ]*$)([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-]")
 
 
 class InvalidNameError(ValueError):
