@@ -75,15 +75,16 @@ def revoke_key(key: str) -> Response:
 @bp.put("/limits/<limit>")
 def lower_limit(limit: str) -> Response:
     """Lower a limit of the caller, or of the key of this request. Only an operator raises it."""
-    (key, user), body = _owner(), checked(Lowered, read_object(request, example=EXAMPLE))
-    amount = body.amount
+    (key, user), amount = _owner(), checked(Lowered, read_object(request, example=EXAMPLE)).amount
     owner: Owner = "key" if limit in amounts.known_limits("key", plan=user.plan) else "user"
     name, kept = (key.public_id, key.limits) if owner == "key" else (user.name, user.limits)
     amounts.checked(owner, [(limit, amount)], plan=user.plan)
     usual = amounts.known_limits(owner, plan=user.plan)[limit].parsed[0]
-    now = OwnersAmounts().of(owner, name, kept, with_ends=False).get(limit, usual.text)
-    new, most = (usual.with_amount(text).amount for text in (amount, now))
-    if new > most:
+    # What an override gives for a time is no reason to give it for good.
+    lasting = (kept or {}).get(limit, usual.text)
+    now = OwnersAmounts().of(owner, name, {limit: lasting}, with_ends=False)[limit]
+    most, now = min((usual.with_amount(text).amount, text) for text in (lasting, now))
+    if (new := usual.with_amount(amount).amount) > most:
         raise ApiError(
             403,
             "only_lower",

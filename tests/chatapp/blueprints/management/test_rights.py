@@ -810,6 +810,7 @@ def test_owners_list_and_revoke_their_keys_and_lower_their_limits(
     assert lower("key-usd-day", "1 usd/day") == (200, "")
     assert lower("team-usd-day", "1 usd/day") == (422, "unknown_limit")
     assert lower("usd-day", "1") == (422, "invalid_amount")
+    assert lower("usd-day", f"1{' ' * 10_000}usd/day") == (422, "invalid_amount")
     assert lower("usd-day", 5) == (422, "invalid_field")
     assert client.put("/me/limits/usd-day", json={"amount": "1 usd/day", "x": 1}).status_code == 422
     key, user = accounts.find(first.public_id) or pytest.fail("no key")
@@ -843,6 +844,29 @@ def test_a_key_that_acts_for_others_does_nothing_as_their_owner(
         answer = client.open(path, method=method, json=body)
         assert (answer.status_code, answer.json and answer.json["code"]) == (403, "not_yours")
     assert state(app) == before
+
+
+def test_a_raise_that_ends_is_not_kept_by_lowering_it(app: Flask, api: Api) -> None:
+    """50 USD a day until tomorrow are no 49 USD for good: the lasting amount only falls."""
+    made = api("POST", "/keys", {"user": "alice"}).json or {}
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {made['key']}"
+    raised = {"amount": "50 usd/day", "until": "2d"}
+    assert api("PUT", "/amounts/user/usd-day/alice", raised).status_code == 200
+
+    def lower(amount: str) -> tuple[int, Any]:
+        answer = client.put("/me/limits/usd-day", json={"amount": f"{amount} usd/day"})
+        user = services_of(app).accounts.user("alice")
+        return answer.status_code, user and user.limits
+
+    assert lower("49") == (403, None)
+    assert lower("5") == (200, None)
+    assert lower("4") == (200, {"usd-day": "4 usd/day"})
+    assert lower("5") == (403, {"usd-day": "4 usd/day"})
+    raised["amount"] = "3 usd/day"  # an override that is lower, not higher
+    assert api("PUT", "/amounts/user/usd-day/alice", raised).status_code == 200
+    assert lower("4") == (403, {"usd-day": "4 usd/day"})
+    assert lower("2") == (200, {"usd-day": "2 usd/day"})
 
 
 def test_a_lowered_limit_does_not_outlast_a_smaller_plan(app: Flask, accounts: Accounts) -> None:
