@@ -40,8 +40,8 @@ class _ChatFields(forwarded.MessageFields):
 
     @property
     def most_output_tokens(self) -> int | None:
-        most = self.max_completion_tokens or self.max_tokens
-        return most and most * self.choices
+        most = max(self.max_completion_tokens or 0, self.max_tokens or 0)  # servers read either
+        return most * self.choices or None
 
 
 def _answered_at_once(background: object) -> object:

@@ -3,6 +3,7 @@ is counted."""
 
 import json
 import re
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -56,6 +57,11 @@ def cost_of(client: FlaskClient, path: str, body: dict[str, object]) -> int:
         ({"max_completion_tokens": 50_000}, {"max_completion_tokens": PAID}),
         ({"max_tokens": 50_000}, {"max_tokens": PAID}),
         ({"max_tokens": 100}, {"max_tokens": 100}),
+        # OpenAI refuses two bounds, and other servers read one or the other.
+        *(
+            ({low: 100, high: 50_000}, {low: 100, high: PAID})
+            for low, high in permutations(("max_tokens", "max_completion_tokens"))
+        ),
         ({"n": 2}, {"max_completion_tokens": PAID // 2}),
     ],
 )
