@@ -22,6 +22,7 @@ SENTENCES: Final = {
     "greater_than_equal": "is {found}; {verb} at least {ge}",
     "less_than_equal": "is {found}; {verb} at most {le}",
     "too_short": "is empty; {verb} at least one",
+    "too_long": "has {actual_length}; {verb} at most {max_length}",
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_from_float"), "is {found}; {verb} a whole number"
     ),

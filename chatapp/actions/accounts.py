@@ -29,7 +29,7 @@ from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.settings import Scope
-from chatapp.web.allowed_models import unknown as unknown_models
+from chatapp.web import allowed_models
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s
 
@@ -39,7 +39,8 @@ NewUser = Annotated[str, AfterValidator(arguments.new_user)]
 Team = Annotated[str, AfterValidator(partial(arguments.name, most=arguments.TEAM))]
 Plan = Annotated[str, AfterValidator(arguments.plan)]
 KeyName = Annotated[str, AfterValidator(partial(arguments.name, most=arguments.KEY_NAME))]
-Models = list[Annotated[str, AfterValidator(arguments.models)]]
+Model = Annotated[str, AfterValidator(arguments.models)]
+Models = Annotated[list[Model], Field(max_length=allowed_models.PATTERNS_MOST)]
 Class = Annotated[str, AfterValidator(arguments.traffic_class)]
 End = Annotated[str, AfterValidator(arguments.end)]
 Until = Annotated[str, AfterValidator(instant_s)]
@@ -93,6 +94,7 @@ class PeopleFields(Fields):
         list[Annotated[str, AfterValidator(arguments.header)]], Option("user-header")
     ] = Field(
         list(HEADERS),
+        max_length=10,
         description="The header that names the user; default: Open WebUI's. Empty: the body's "
         '"user" names them.',
     )
@@ -268,8 +270,7 @@ def delete_user(call: Call, user: str) -> dict[str, object]:
 @Action("POST /users", "users", body=ImportFields, command="users import CSV")
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV: all lines or none."""
-    body = call.body
-    lines = body.csv.splitlines(keepends=True)
+    body, lines = call.body, call.body.csv.splitlines(keepends=True)
     heads = user_file.columns(lines)
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
@@ -307,9 +308,10 @@ def list_keys(call: Call) -> list[dict[str, object]]:
     return [
         keys.as_json(key, overrides)
         for key in accounts.all_keys()
-        if call.operator.sees_key(key, user_of[key.user])
+        if (user := user_of.get(key.user))
+        and call.operator.sees_key(key, user)
         and query.user in {None, key.user}
-        and query.team in {None, user_of[key.user].team_name}
+        and query.team in {None, user.team_name}
     ]
 
 
@@ -420,7 +422,7 @@ def _unmatched(patterns: Sequence[str]) -> list[str]:
     return [
         f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key has "
         "no use for that name; set its models again if it is misspelt."
-        for pattern in unknown_models(patterns, current_services().catalogue)
+        for pattern in allowed_models.unknown(patterns, current_services().catalogue)
     ]
 
 
@@ -454,11 +456,10 @@ def list_teams(call: Call) -> list[dict[str, object]]:
 def get_team(call: Call, team: str) -> dict[str, object]:
     """Show a team."""
     call.operator.check_team(team)
-    accounts = current_services().accounts
-    row, everyone = accounts.team(team), accounts.users()
+    row = current_services().accounts.team(team)
     if row is None:
         raise UnknownTeamError(team)
-    return _team(row, OwnersAmounts(), everyone)
+    return _team(row, OwnersAmounts(), current_services().accounts.users())
 
 
 def _team(
@@ -477,8 +478,7 @@ def _team(
 @Action("PUT /teams/<path:team>", "teams", body=TeamFields, command="teams create|set TEAM")
 def put_team(call: Call, team: str) -> users.Put:
     """Create a team, or change its budgets."""
-    limits = call.body.limits
-    name = arguments.name(team, most=arguments.TEAM)
+    name, limits = arguments.name(team, most=arguments.TEAM), call.body.limits
     _check_spaces(team)
     amounts = None if limits is None else _checked_amounts(call, "team", limits, None)
     return users.put_team(name, amounts, **call.why)

@@ -733,6 +733,23 @@ def test_every_list_has_pages_and_csv(app: Flask, api: Api, database_url: str) -
     assert "'=1" in api("GET", "/alerts?format=csv").text.replace("user:=1", "'=1")
 
 
+def test_a_list_of_keys_may_be_older_than_a_key(
+    api: Api, accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is made with its user while the list is read is left out."""
+    read = Accounts.users
+
+    def read_before_a_key(self: Accounts, *names: str) -> Any:
+        users = read(self, *names)
+        accounts.create_key("dora", plan=None, default_plan="starter")
+        return users
+
+    monkeypatch.setattr(Accounts, "users", read_before_a_key)
+    answer = api("GET", "/keys")
+    assert answer.status_code == 200
+    assert {key["user"] for key in answer.json["items"]} == {"alice", "bob", "carol"}
+
+
 def test_pages_have_all_rows_of_one_second(
     app: Flask, api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -852,6 +869,8 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("POST", "/keys", {"user": "x", "team": "no"}, 422, "unknown_team", "team"),
     ("POST", "/keys", {"user": "x", "expires": "yesterday"}, 422, "past_time", "expires"),
     ("POST", "/keys", {"user": "x", "models": ["a b"]}, 422, "invalid_models", "models.0"),
+    ("POST", "/keys", {"user": "x", "models": ["a*"] * 101}, *INVALID, "models"),
+    ("POST", "/keys", {"user": "x", "people": {"headers": ["X"] * 11}}, *INVALID, "people.headers"),
     ("GET", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
     ("PUT", "/keys/0123456789abcdef", {"files": True}, 404, "unknown_key", None),
     ("DELETE", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
