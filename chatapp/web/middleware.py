@@ -82,7 +82,8 @@ def _add_headers(response: Response) -> Response:
     headers["X-Content-Type-Options"] = "nosniff"
     if REQUEST_ID_HEADER not in headers and ANTHROPIC_REQUEST_ID_HEADER not in headers:
         headers[REQUEST_ID_HEADER] = current_request_id()
-    if response.status_code == 429:
+    # Shared caches know that Authorization makes an answer private, and not that x-api-key does.
+    if response.status_code == 429 or "HTTP_X_API_KEY" in request.environ:
         headers["Cache-Control"] = "no-store"
     if response.status_code == 500:
         log.error("Request %s failed", current_request_id())
@@ -112,10 +113,7 @@ def is_trusted(host: str, trusted: Collection[str]) -> bool:
     """
     match = _NAME_AND_PORT.fullmatch(host.lower())
     name = match[1].removesuffix(".") if match else ""
-    for known_host in trusted:
-        if name == known_host or (known_host.startswith(".") and f".{name}".endswith(known_host)):
-            return True
-    return False
+    return any(name == n or (n.startswith(".") and f".{name}".endswith(n)) for n in trusted)
 
 
 def needs_keys(authenticator: Authenticator) -> bool:

@@ -14,6 +14,7 @@ from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_erro
 from tests.servers import eventually
 
 ASKED: Final = {"message": "hi", "model": "offline"}
+V1_MESSAGES: Final = "/v1/messages"
 V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -83,6 +84,19 @@ def test_no_429_is_kept_for_others(make_app: AppMaker, provider: UpstreamServer,
     assert answer.headers["Retry-After"] == "2"
     assert "x-should-retry" not in answer.headers
     assert "x-call-id" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/responses/resp_1", "/chat", V1_MESSAGES])
+def test_no_answer_to_an_api_key_is_kept_for_others(
+    make_app: AppMaker, accounts: Accounts, path: str
+) -> None:
+    """A shared cache in front keeps the answer to a GET, unless it is to Authorization."""
+    key = accounts.create_key("alice", plan=None, default_plan="starter").text
+    client, bodies = make_app().test_client(), {"/chat": ASKED, V1_MESSAGES: V1}
+    method, body = ("POST", bodies[path]) if path in bodies else ("GET", None)
+    answer = client.open(path, method=method, json=body, headers={"x-api-key": key})
+    assert answer.status_code == (404 if "resp_1" in path else 200)
+    assert answer.headers.getlist("Cache-Control") == ["no-store"]
 
 
 # -- request ids --------------------------------------------------------------------------------
