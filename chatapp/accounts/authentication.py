@@ -69,7 +69,8 @@ class Principal:
     ``limits`` are the amounts that the user, the team and the key have of their own, by the names
     of limits; ``models`` are the patterns of the key, empty for all; ``files``: it may name files
     that the providers keep. ``traffic_class`` is the key's, None for that of the plan. ``people``:
-    how the key names the users for whom it acts, None for its own user alone.
+    how the key names the users for whom it acts, None for its own user alone. ``is_named``: the
+    user is one whom the key has named.
     """
 
     user: str
@@ -82,6 +83,7 @@ class Principal:
     traffic_class: str | None = None
     people: People | None = None
     key_name: str = ""
+    is_named: bool = False
 
 
 #: The owner of a key, and when it expires.
@@ -278,6 +280,7 @@ def _principal(key: ApiKey, user: User, *, people: People | None) -> Principal:
         traffic_class=key.traffic_class,
         people=people,
         key_name=key.name,
+        is_named=people is None and key.people is not None,
     )
 
 

@@ -29,11 +29,11 @@ from chatapp.web.errors import ApiError, ErrorReport, unavailable
 from ratelimit_ext import wait_text
 
 # Public: the page with its files, the description of the API, and health; metrics and /admin have
-# tokens of their own, and who signs in has no key yet. Any other blueprint requires a key.
+# tokens of their own, and who signs in has no key yet. All others need a key. None is a 404.
 OPEN_BLUEPRINTS: Final = frozenset(
     {"page", "openapi", "health", "metrics", "admin", "management", "sign_in"}
 )
-OPEN_ENDPOINTS: Final = frozenset({"static"})
+OPEN_ENDPOINTS: Final = frozenset({"static", None})
 HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'
 #: Every 401 has an authentication scheme. Without the ban on retries, Claude Code would retry
 #: silently for minutes.
@@ -122,12 +122,8 @@ def _unauthorized(message: str) -> ApiError:
 
 
 def _is_open(received: Request) -> bool:
-    """Return whether no key is needed. An unknown address is a 404 with and without a key."""
-    return (
-        received.endpoint is None
-        or received.endpoint in OPEN_ENDPOINTS
-        or received.blueprint in OPEN_BLUEPRINTS
-    )
+    """Return whether no key is needed."""
+    return received.endpoint in OPEN_ENDPOINTS or received.blueprint in OPEN_BLUEPRINTS
 
 
 def _api_key(received: Request) -> str:

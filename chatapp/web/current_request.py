@@ -278,6 +278,11 @@ def names_no_model() -> bool:
     return current_request().model_request is None
 
 
+def is_named_by_key() -> bool:
+    """Return whether the key, as that of a chat UI, has named the user: many share it."""
+    return bool((principal := current_request().principal) and principal.is_named)
+
+
 def has_no_team() -> bool:
     principal = current_request().principal
     return principal is None or principal.team is None

@@ -22,6 +22,7 @@ from chatapp.web.current_request import (
     has_no_team,
     has_no_valid_key,
     has_valid_key,
+    is_named_by_key,
     model,
     names_no_model,
     plan,
@@ -34,7 +35,7 @@ from chatapp.web.tags import is_unattended
 from ratelimit_ext import Limiter, Policy
 
 #: What a policy names as `exempt_when = "chatapp.web.identities:…"`.
-__all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "names_no_model"]
+__all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "is_named_by_key", "names_no_model"]
 
 #: The identity that says a request's class of traffic, and the keyword of a plan.
 CLASS: Final = "class"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from typing import Final
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Response, request
 from flask.globals import request_ctx
 
 from chatapp.accounts.authentication import AccountsUnavailableError, Authenticator
@@ -43,32 +43,28 @@ def install(
 
     @app.before_request
     def check_request() -> None:
-        """Refuse unknown host names, and a call if this process has too many in flight."""
-        received = request_ctx.request  # not the proxy, which looks it up for each attribute
-        check_host(received)
-        if why := received.environ.get(OVERLOADED):
-            raise overloaded(why)
-
-    def check_host(received: Request) -> None:
-        """Refuse requests for unknown host names.
+        """Refuse unknown host names, and a call if this process has too many in flight.
 
         A page of another site can make its own name resolve to 127.0.0.1 (DNS rebinding). A browser
         then takes this server for that site, and without API keys the page could spend money. Such
         a request has the other site's name as its Host.
         """
-        host = received.environ.get("HTTP_HOST")
-        if host is None or received.blueprint in ANY_HOST_BLUEPRINTS:  # browsers always send a Host
-            return
-        allowed = trusted_hosts or LOOPBACK
-        if ANY in allowed or is_trusted(host, allowed):
-            return
-        if trusted_hosts or not needs_keys(authenticator):
+        received = request_ctx.request  # not the proxy, which looks it up for each attribute
+        host, allowed = received.environ.get("HTTP_HOST"), trusted_hosts or LOOPBACK
+        if (
+            host is not None  # browsers always send one
+            and received.blueprint not in ANY_HOST_BLUEPRINTS
+            and not (ANY in allowed or is_trusted(host, allowed))
+            and (trusted_hosts or not needs_keys(authenticator))
+        ):
             raise ApiError(
                 400,
                 "untrusted_host",
                 f"The host name {host[:SHOWN_CHARACTERS]!a} is not allowed. Use another one, or "
                 f"ask the operator to add it to {SETTING}.",
             )
+        if why := received.environ.get(OVERLOADED):
+            raise overloaded(why)
 
     limiter.request_filter(lambda: OVERLOADED in request.environ)
 

@@ -30,7 +30,11 @@ GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
         "model",
         {"exempt_when": "chatapp.web.identities:names_no_model"},
     ),
-    "surge": ("5 usd/hour or 20 x usual", "api_key", {}),
+    "surge": (
+        "5 usd/hour or 20 x usual",
+        "api_key",
+        {"exempt_when": "chatapp.web.identities:is_named_by_key"},
+    ),
     "provider": ("unless blocked", "upstream", {}),
     "provider-requests": ("as reported", "upstream", {}),
     "provider-tokens": ("as reported", "upstream", {"unit": "tokens"}),

@@ -42,8 +42,8 @@ def costing(dollars: float) -> Answer:
     return Answer(200, {**openai_body(model=MODEL), "usage": usage})
 
 
-def made_key(app: Flask, user: str) -> str:
-    words = ["chat", "keys", "create", "--user", user, "--plan", "team"]
+def made_key(app: Flask, user: str, *more: str) -> str:
+    words = ["chat", "keys", "create", "--user", user, "--plan", "team", *more]
     return app.test_cli_runner().invoke(args=words).stdout.strip()
 
 
@@ -81,6 +81,30 @@ def test_a_runaway_key_is_stopped(
     assert ask(client, keys[1]).status_code == 200
     clock.forward(HOUR_S)
     assert ask(client, keys[0]).status_code == 200
+
+
+def test_a_runaway_user_of_a_chat_ui_stops_no_other(
+    make_app: AppMaker, provider: UpstreamServer, clock: Clock
+) -> None:
+    """All users of the UI share its key: one who is far above what is usual for all of them is held
+    by their own budgets. Without a name, the key itself is stopped."""
+    key = made_key(make_app(), "ui", "--acts-for-users")
+    client = make_app().test_client()
+    ann, bob = ({"X-OpenWebUI-User-Email": f"{name}@example.com"} for name in ("ann", "bob"))
+    for _ in range(5):
+        provider.script(costing(0.5))
+        assert ask(client, key, **ann).status_code == 200
+        provider.script(costing(0.5))
+        assert ask(client, key).status_code == 200
+        clock.forward(HOUR_S)
+    for headers, calls in ((bob, 6), ({}, 5)):
+        for _ in range(calls):
+            provider.script(costing(2.0))
+            assert ask(client, key, **headers).status_code == 200
+            clock.forward(60)
+        assert ask(client, key, **ann).status_code == 200
+    assert ask(client, key, **bob).status_code == 200
+    assert ask(client, key).status_code == 429
 
 
 def test_a_new_key_is_limited_by_its_plan(
