@@ -18,6 +18,7 @@ from chatapp.operators.users import Put
 from chatapp.settings import SCOPES
 from chatapp.web.errors import ApiError
 from ratelimit_ext import client_ip
+from ratelimit_ext.operators import printable
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def act(name: str) -> ResponseReturnValue:
     if isinstance(answer, Put):
         answer = {"done": " ".join(answer.done) or "Nothing was changed.", "is_new": answer.is_new}
     sentence = answer.get("done", "Done.")
-    log.warning("%s, from %s: %s", operator.by, client_ip(), sentence)
+    log.warning("%s, from %s: %s", operator.by, client_ip(), printable(sentence))
     if answer.get("keys"):
         return _keys(answer["keys"])
     address = _next(name, path, answer)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from flask import Response, g, json, request
 from flask.typing import ResponseReturnValue
 
+from chatapp.accounts.api_key import FORM
 from chatapp.actions.action import Call, checked, plain
 from chatapp.actions.pages import csv_of, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
@@ -20,6 +21,7 @@ from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from chatapp.web.requests.json_body import read_object
 from ratelimit_ext import client_ip
+from ratelimit_ext.operators import printable
 
 __all__ = ["bp", "unrouted"]
 
@@ -53,7 +55,8 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
     with current_services().database.alone("changing", LOCK):
         _check_etag(item, call, path)
         done = row.function(call, **path)
-    log.warning("%s, from %s: %s %s", operator.by, client_ip(), row.method, request.path)
+    sent = printable(FORM.sub(r"\1\2", request.path))  # it may have a whole key
+    log.warning("%s, from %s: %s %s", operator.by, client_ip(), row.method, sent)
     if isinstance(done, Put):
         assert item is not None
         return _item(item.function(call, **path), 201 if done.is_new else 200)

@@ -373,6 +373,30 @@ def test_a_name_changes_no_line_of_a_terminal(app: Flask, accounts: Accounts) ->
         assert "\u202e" not in done.output, words
 
 
+def test_the_servers_log_has_no_key_and_no_escape(
+    app: Flask, api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An address may have a whole key in the place of its public id, and any characters behind."""
+    key, user = api("POST", "/keys", {"user": "alice"}).json["key"], "a\u202eb"
+    secret, public = key.rpartition("-")[2], public_id_of(key)
+    assert secret not in public
+    for method, path, body in (
+        ("PUT", f"/amounts/key/key-usd-day/{key}", {"amount": "1 usd/day"}),
+        ("PUT", f"/blocks/key/{key}", {}),
+        ("DELETE", f"/blocks/key/{public}-%1b[2J", None),
+        ("DELETE", f"/keys/{key}", None),
+        ("PUT", f"/users/{quote(user)}", {}),
+    ):
+        assert api(method, path, body).status_code in {200, 201}, path
+    client = app.test_client()
+    log_in(client)
+    assert send(client, "create_key", user=user).status_code == 200
+    logged = "".join(record.getMessage() for record in caplog.records)
+    assert {"/blocks/key/sk-chat-" in logged, f"/blocks/key/{public}-\\x1b[2J" in logged} == {True}
+    assert secret not in logged
+    assert not {"\x1b", "\u202e"}.intersection(logged)
+
+
 # -- a team's administrator ----------------------------------------------------------------------
 
 
