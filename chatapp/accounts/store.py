@@ -440,9 +440,10 @@ class Accounts:
             if key.is_usable and key.user in users and key.is_for(users[key.user])
         }
 
-    def users(self, *names: str) -> Sequence[User]:
-        """Return all users, or those of these names."""
+    def users(self, *names: str, team: str | None = None) -> Sequence[User]:
+        """Return all users, or those of these names or of that team."""
         query = _USERS.where(USERS.c.name.in_(names)) if names else _USERS
+        query = query if team is None else query.where(USERS.c.team_name == team)
         with self._database.reading() as connection:
             return [_user_of(row) for row in connection.execute(query.order_by(USERS.c.name))]
 

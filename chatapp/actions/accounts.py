@@ -186,7 +186,7 @@ def list_users(call: Call) -> list[dict[str, object]]:
     query, overrides = call.query, OwnersAmounts()
     return [
         users.as_json(user, overrides)
-        for user in call.operator.visible_users(current_services().accounts.users())
+        for user in call.operator.visible_users()
         if query.q.lower() in user.name.lower()
         and query.team in {None, user.team_name}
         and query.plan in {None, user.plan}
@@ -220,8 +220,10 @@ def put_user(call: Call, user: str) -> users.Put:
     operator.check_user(name, may_be_new=True)
     given = body.model_fields_set
     row = services.accounts.user(name)
-    if operator.team is not None:
-        _check_members_fields(call)
+    if not given.isdisjoint({"plan", "active"}):
+        operator.check("users")  # not of a team alone
+    if "team" in given:
+        operator.check_team(body.team or "")
     values: dict[str, Any] = {}
     if body.plan is not None:
         values["plan"] = body.plan
@@ -232,16 +234,6 @@ def put_user(call: Call, user: str) -> users.Put:
         plan = body.plan or (row.plan if row else services.default_plan)
         values["limits"] = _checked_amounts(call, "user", body.limits or {}, plan) or None
     return users.put(name, values, active=body.active, **call.why)
-
-
-def _check_members_fields(call: Call) -> None:
-    """Raise OperatorError if a team's administrator changes more than membership and amounts."""
-    given = call.body.model_fields_set
-    for field in ("plan", "active"):
-        if field in given:
-            call.operator.check("users")
-    if "team" in given:
-        call.operator.check_team(call.body.team or "")
 
 
 def _check_spaces(name: str) -> None:
@@ -299,18 +291,18 @@ def import_users(call: Call) -> dict[str, object]:
 def list_keys(call: Call) -> list[dict[str, object]]:
     """List the keys, without their secrets."""
     accounts, overrides, query = current_services().accounts, OwnersAmounts(), call.query
+    names = [] if query.user is None else [query.user]
     if query.user is not None:
         call.operator.check_user(query.user)
         if accounts.user(query.user) is None:
             with of_field("user"):
                 raise unknown("user", query.user)
-    user_of = {user.name: user for user in accounts.users()}
+    user_of = {user.name: user for user in call.operator.visible_users(*names)}
     return [
         keys.as_json(key, overrides)
-        for key in accounts.all_keys()
+        for key in accounts.all_keys(*names)
         if (user := user_of.get(key.user))
         and call.operator.sees_key(key, user)
-        and query.user in {None, key.user}
         and query.team in {None, user.team_name}
     ]
 
@@ -448,8 +440,8 @@ def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
 def list_teams(call: Call) -> list[dict[str, object]]:
     """List the teams with their budgets and members."""
     accounts, overrides = current_services().accounts, OwnersAmounts()
-    everyone, mine = accounts.users(), call.operator.team
-    return [_team(t, overrides, everyone) for t in accounts.teams() if mine in {None, t.name}]
+    mine, of = call.operator.team, users.names_by_team()
+    return [_team(t, overrides, of[t.name]) for t in accounts.teams() if mine in {None, t.name}]
 
 
 @Action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
@@ -459,15 +451,14 @@ def get_team(call: Call, team: str) -> dict[str, object]:
     row = current_services().accounts.team(team)
     if row is None:
         raise UnknownTeamError(team)
-    return _team(row, OwnersAmounts(), current_services().accounts.users())
+    members = [user.name for user in current_services().accounts.users(team=team)]
+    return _team(row, OwnersAmounts(), members)
 
 
-def _team(
-    team: store.Team, overrides: OwnersAmounts, everyone: Sequence[store.User]
-) -> dict[str, object]:
+def _team(team: store.Team, overrides: OwnersAmounts, members: Sequence[str]) -> dict[str, object]:
     """Return a team, with the shares of its members if it divides a budget fairly."""
-    shown = users.team_as_json(team, overrides, everyone)
-    members = [user.name for user in everyone if user.team_name == team.name]
+    limits = overrides.of("team", team.name, team.limits)
+    shown: dict[str, object] = {"team": team.name, "limits": limits, "users": members}
     if states := amounts.shares(team.name, members):
         texts = map(amounts.share_text, states)
         shown["shares"] = [{**e.as_json(), "text": t} for e, t in zip(states, texts, strict=True)]

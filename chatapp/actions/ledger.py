@@ -165,8 +165,7 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     query, operator = call.query, call.operator
     rows = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
     if query.by == "user" and operator.team is not None:  # former members have called for it, too
-        users = operator.visible_users(current_services().accounts.users())
-        members = {callers.identity_of(user.name) for user in users}
+        members = {callers.identity_of(user.name) for user in operator.visible_users()}
         rows = [row for row in rows if row["subject"] in members]
     return rows
 

@@ -120,8 +120,8 @@ class Operator:
             raise forbidden(f"Keys of the team {self.team} cannot set plans; ask an operator.")
         return self.team
 
-    def visible_users(self, users: Iterable[User]) -> Sequence[User]:
-        return [user for user in users if self.team in {None, user.team_name}]
+    def visible_users(self, *names: str) -> Sequence[User]:
+        return current_services().accounts.users(*names, team=self.team)
 
     def check_owner(self, owner: Owner, name: str) -> None:
         """OperatorError unless they may change amounts of that user or key. A team's administrator

@@ -4,13 +4,14 @@ that return a text return the change in a sentence."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 from chatapp.accounts import FORMER
-from chatapp.accounts.store import Owner, Team, User, UserChange
+from chatapp.accounts.store import Owner, User, UserChange
 from chatapp.ledger import table
 from chatapp.operators import blocks, callers, keys
 from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
@@ -35,10 +36,12 @@ def as_json(user: User, amounts: OwnersAmounts) -> dict[str, object]:
     }
 
 
-def team_as_json(team: Team, amounts: OwnersAmounts, everyone: Iterable[User]) -> dict[str, object]:
-    members = [user.name for user in everyone if user.team_name == team.name]
-    limits = amounts.of("team", team.name, team.limits)
-    return {"team": team.name, "limits": limits, "users": members}
+def names_by_team() -> defaultdict[str | None, list[str]]:
+    """Return the names of all users by their team."""
+    names = defaultdict[str | None, list[str]](list)
+    for name, team, _ in current_services().accounts.names():
+        names[team].append(name)
+    return names
 
 
 class Put(NamedTuple):

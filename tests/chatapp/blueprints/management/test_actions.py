@@ -24,6 +24,7 @@ from flask import Flask
 from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
+from chatapp.accounts import store
 from chatapp.accounts.store import Accounts
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.alerts.alert import Alert
@@ -739,8 +740,8 @@ def test_a_list_of_keys_may_be_older_than_a_key(
     """One that is made with its user while the list is read is left out."""
     read = Accounts.users
 
-    def read_before_a_key(self: Accounts, *names: str) -> Any:
-        users = read(self, *names)
+    def read_before_a_key(self: Accounts, *names: str, **of: Any) -> Any:
+        users = read(self, *names, **of)
         accounts.create_key("dora", plan=None, default_plan="starter")
         return users
 
@@ -748,6 +749,36 @@ def test_a_list_of_keys_may_be_older_than_a_key(
     answer = api("GET", "/keys")
     assert answer.status_code == 200
     assert {key["user"] for key in answer.json["items"]} == {"alice", "bob", "carol"}
+
+
+@pytest.mark.parametrize(
+    ("path", "of_lead", "of_all"),
+    [
+        *(("/users", 2, 13), ("/teams", 0, 0), ("/teams/research", 2, 2)),
+        *(("/keys", 2, 13), ("/keys?user=alice", 4, 2)),
+    ],
+)
+def test_a_list_reads_only_the_users_that_it_has(
+    app: Flask,
+    api: Api,
+    accounts: Accounts,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    of_lead: int,
+    of_all: int,
+) -> None:
+    """Not all of a large company for a small team, nor all of them once for each team."""
+    words = ("admin-keys", "create", "lead", "--scope", "all", "--team", "research")
+    lead = app.test_cli_runner().invoke(args=["chat", *words]).stdout.strip()
+    read, count = store._user_of, itertools.count()
+    for number in range(9):
+        accounts.create_key(f"user-{number}", plan=None, default_plan="starter", team="sales")
+    accounts.create_key("dora", plan=None, default_plan="starter", team="research")
+    monkeypatch.setattr(store, "_user_of", lambda row: (next(count), read(row))[1])
+    for key, most in ((lead, of_lead), (TOKEN, of_all)):
+        before = next(count)
+        assert api("GET", path, key=key).status_code == 200
+        assert next(count) - before - 1 <= most, path
 
 
 def test_pages_have_all_rows_of_one_second(
