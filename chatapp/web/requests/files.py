@@ -6,7 +6,7 @@ import binascii
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import PydanticCustomError
 
 from chatapp.upstreams import File
@@ -97,4 +97,4 @@ def _few(files: list[SentFile]) -> list[SentFile]:
     return files
 
 
-Files = Annotated[list[SentFile], AfterValidator(_few)]
+Files = Annotated[list[SentFile], FailFast(), AfterValidator(_few)]

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Final, NamedTuple, NoReturn
 
 from flask import Blueprint, Request
 from flask.globals import request_ctx
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import Model
@@ -46,7 +46,7 @@ SHOWN_CHARACTERS: Final = 100
 DECLINED: Final = {"thread": "thread_unsupported_request"}
 
 
-def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
+def _few(messages: list[dict[str, object]]) -> list[dict[str, object]]:
     contents = (message.get("content") for message in messages)
     parts = sum(len(content) for content in contents if isinstance(content, list))
     if len(messages) > MESSAGES_MOST or parts > PARTS_MOST:
@@ -58,7 +58,7 @@ def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 TokenCount = Annotated[int, Field(ge=1, le=TOKENS_MOST)]
-Messages = Annotated[list[dict[str, object]], Field(min_length=1), AfterValidator(_countable)]
+Messages = Annotated[list[dict[str, object]], Field(min_length=1), FailFast(), AfterValidator(_few)]
 
 
 class Fields(BaseModel):
@@ -99,7 +99,7 @@ class MessageFields(Fields):
 
 def _bounded_input(items: object) -> object:
     if isinstance(items, list):
-        _countable([item if isinstance(item, dict) else {} for item in items])
+        _few([item if isinstance(item, dict) else {} for item in items])
     elif not isinstance(items, str | None):
         raise ValueError("is neither a text nor a list")  # noqa: TRY004 - pydantic's rule
     return items

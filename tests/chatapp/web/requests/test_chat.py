@@ -12,9 +12,16 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
+from chatapp.blueprints import anthropic_api, openai_api
 from chatapp.web.current_request import current_request
-from chatapp.web.requests.chat import CONVERSATION_MAX_BYTES, MESSAGE_MAX_BYTES
+from chatapp.web.requests.chat import (
+    CONVERSATION_MAX_BYTES,
+    MESSAGE_MAX_BYTES,
+    OneMessage,
+    WholeConversation,
+)
 from chatapp.web.requests.files import FILE_MAX_BYTES
 from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import Answer, UpstreamServer
@@ -453,3 +460,22 @@ def test_no_body_at_all_is_a_failure_of_ours(unlimited: FlaskClient, body: bytes
     assert response.status_code in {200, 400, 413, 422}, response.text
     if response.status_code != 200:
         assert set(json_of(response)) == {"error", "code"}
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        (OneMessage, "files"),
+        (WholeConversation, "messages"),
+        (openai_api.ADDRESSES["chat_completions"].fields, "messages"),
+        (anthropic_api.ADDRESSES["messages"].fields, "messages"),
+    ],
+)
+def test_mistakes_in_a_list_are_read_up_to_the_first(form: type[BaseModel], field: str) -> None:
+    """A caller may send 100,000 of them for nothing, and the answer names one."""
+    body = {"message": "hi", "model": "offline", "max_tokens": 1, field: [1] * 99}
+    with pytest.raises(ValidationError) as caught:
+        form.model_validate(body)
+    assert [error["loc"] for error in caught.value.errors() if error["loc"][0] == field] == [
+        (field, 0)
+    ]
