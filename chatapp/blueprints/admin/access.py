@@ -38,6 +38,9 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
+#: What browsers say of a form of another site, or of another host of the domain: it would have the
+#: operator act in the session of someone else.
+OTHER_SITES: Final = frozenset({"cross-site", "same-site"})
 #: The argument that names the table to download.
 CSV: Final = "csv"
 #: Who may use an endpoint: one of these scopes, and whether a team's administrator may.
@@ -133,8 +136,8 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     """Return an error as a page, with its status and its headers."""
     response = cast(Response, error.get_response())
     if response.status_code >= 400:
-        message = getattr(error, "message", "")  # a 429 states there how long to wait
-        sentence = message or error.description or response.status
+        # The message of a 429 states how long to wait.
+        sentence = getattr(error, "message", "") or error.description or response.status
         response.set_data(render_template("admin/problem.html", sentence=sentence))
         response.content_type = "text/html; charset=utf-8"
     return response
@@ -189,6 +192,8 @@ errors.install(bp, report)
 @bp.post("/login")
 def login() -> ResponseReturnValue:
     """Begin a session. A wrong token counts against the address, like every request."""
+    if request.headers.get("Sec-Fetch-Site") in OTHER_SITES:
+        raise ApiError(403, "other_site", "Another site has sent this form. Open the page again.")
     next_ = request.form.get("next", "")
     operator = operator_with(request.form.get("token", ""))
     if operator is None:

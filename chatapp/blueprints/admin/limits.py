@@ -36,6 +36,8 @@ def limits() -> ResponseReturnValue:
         near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
         blocked = operators.blocks(scan=MOST_NAMES)
         upstreams = reports.upstreams()
+    policy = current_services().policy
+    of_session = policy.adjustable(key="session") if policy else {}
     return shown(
         "admin/limits.html",
         {
@@ -63,16 +65,10 @@ def limits() -> ResponseReturnValue:
         silent=sum(not (row["pause"] or row["left"]) for row in upstreams),
         quotas={quota: f"#{quota.replace('-', ' ').capitalize()}" for quota in quotas},
         outcomes=outcomes,
-        sessions=_sessions(),
+        sessions={name: rule.text for name, rule in of_session.items()},
         provider_names=[*dict.fromkeys(current_services().router.available_models.values())],
         problem="".join(problems),
     )
-
-
-def _sessions() -> dict[str, str]:
-    """Return the limits that count sessions, with their amounts as they are written."""
-    policy = current_services().policy
-    return {n: rule.text for n, rule in policy.adjustable(key="session").items()} if policy else {}
 
 
 def _lifted_by(block: Block) -> tuple[str, dict[str, str]] | None:

@@ -256,6 +256,22 @@ def test_a_login_leads_only_to_this_page(app: Flask) -> None:
     assert "Call the" not in client.get("/admin?done=Call+the+number+below").text
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [("cross-site", 403), ("same-site", 403), ("same-origin", 303), ("none", 303), (None, 303)],
+)
+def test_a_form_of_another_site_begins_no_session(
+    app: Flask, sent: str | None, status: int
+) -> None:
+    """It may have the key of a team's administrator, in whose name an operator would go on."""
+    client = app.test_client()
+    headers = {} if sent is None else {"Sec-Fetch-Site": sent}
+    answer = client.post("/admin/login", data={"token": TOKEN}, headers=headers)
+    assert answer.status_code == status
+    assert (client.get_cookie("chatapp_admin", path="/admin") is None) == (status == 403)
+    assert ("Another site has sent this form" in answer.text) == (status == 403)
+
+
 def test_odd_requests_to_admin_get_a_page(app: Flask, admin: FlaskClient) -> None:
     """Also without a session: bytes that are not UTF-8, forms of other types, and old cookies."""
     odd = {"QUERY_STRING": "done=\xff&name=\xfe&q=%00&by=\x00"}
