@@ -355,6 +355,12 @@ class Limit:
         """Return an amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
 
+    def with_burst(self, text: str) -> str:
+        """Return the text of the limit with its burst, which is what X-RateLimit-Limit shows."""
+        if self.burst in (None, self.amount):
+            return text
+        return f"{text}, {self.outside(self.burst):,}{' usd' if self.unit == 'usd' else ''} at once"
+
     def _within(self, word: str, value: object, most: int, least: int = 1) -> None:
         if type(value) is not int or not least <= value <= most:
             raise ConfigurationError(

@@ -35,12 +35,10 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
 
     It speaks of the first limit of the string. The next plan is named if it allows more.
     """
-    parsed, anchor = limit.parsed[0], limit.options.anchor
-    unit = _unit(limit, parsed)
-    allowance = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
-    alone = parsed.amount == 1 or unit == "usd"
-    spent = ", and it is used up" if alone else ", and they are used up"
-    said = f"The {plan.title} plan allows {allowance}{spent if parsed.amount else ''}"
+    parsed = limit.parsed[0]
+    spent = "it is" if parsed.amount == 1 or _unit(limit, parsed) == "usd" else "they are"
+    used = f", and {spent} used up" if parsed.amount else ""
+    said = f"The {plan.title} plan allows {_allowance(limit, parsed)}{used}"
     if next_plan is None or not (more := _more(limit, next_plan)):
         return f"{said}."
     shorter, whole = more
@@ -53,9 +51,7 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
 
 def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
     """Return a sentence for a caller with an amount of their own in place of the plan's."""
-    unit = _unit(limit, parsed)
-    period = _per(parsed, unit, limit.options.anchor)
-    return f"Your own limit of {_amount(parsed.amount, unit)}{period} is used up."
+    return f"Your own limit of {_allowance(limit, parsed)} is used up."
 
 
 def _more(limit: PolicyLimit, next_plan: Plan) -> tuple[str, str] | None:
@@ -75,6 +71,12 @@ def _more(limit: PolicyLimit, next_plan: Plan) -> tuple[str, str] | None:
     per = _per(parsed, unit, other.options.anchor)
     shorter = f"allows {_number(parsed.amount, unit)}{'' if is_alike else per}"
     return shorter, f" for {_amount(parsed.amount, unit)}{per}"
+
+
+def _allowance(limit: PolicyLimit, parsed: ParsedLimit) -> str:
+    unit, burst = _unit(limit, parsed), limit.options.burst
+    at_once = "" if burst in (None, parsed.amount) else f", {_number(burst, unit)} at once"
+    return f"{_amount(parsed.amount, unit)}{_per(parsed, unit, limit.options.anchor)}{at_once}"
 
 
 def _unit(limit: PolicyLimit, parsed: ParsedLimit) -> str:

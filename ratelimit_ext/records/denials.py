@@ -198,7 +198,7 @@ class Denials:
             until=now_s,
             identity=name.identity if name else "",
             limit=limit.name or _cut(written),
-            amount=_cut(written),
+            amount=_cut(limit.with_burst(written)),
             unit=limit.unit,
             capacity=limit.capacity if limit.visible else 0,
             remaining=verdict.remaining,

@@ -185,7 +185,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "error": sentence,
             **({"plan": self.plan_sentence} if self.has_own_message and self.plan_sentence else {}),
             "code": self.error_code,
-            "limit": _written(bound),
+            "limit": bound.limit.with_burst(str(bound.runtime.limit)),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in verdicts)),
             **({"kept_for": bound.limit.part.kept_for} if bound.limit.part.kept_for else {}),
@@ -211,7 +211,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             who = _WHO.get(getattr(bound.runtime.key_func, "__name__", ""), "")
             return f"Too many requests{who}."
         name = f" {bound.limit.name!r}" if bound.limit.name else ""
-        return f"Rate limit{name} exceeded: {_written(bound)}."
+        return f"Rate limit{name} exceeded: {bound.limit.with_burst(str(bound.runtime.limit))}."
 
 
 class RequestTooLarge(BadRequest):
@@ -237,7 +237,7 @@ class RequestTooLarge(BadRequest):
         body = {
             "error": self.description,
             "code": self.error_code,
-            "limit": _written(bound),
+            "limit": bound.limit.with_burst(str(bound.runtime.limit)),
             "policy": bound.name,
             "cost": bound.limit.outside(self.verdict.charge.cost),
             "capacity": bound.limit.outside(bound.limit.capacity),
@@ -311,15 +311,6 @@ Refusal: TypeAlias = (
 def try_again(wait_ms: int) -> str:
     """Return how long to wait, as a sentence."""
     return f"Try again in {wait_text(wait_ms)}."
-
-
-def _written(bound: BoundLimit) -> str:
-    """Return the limit as it is written, with its burst, which is what X-RateLimit-Limit shows."""
-    limit = bound.limit
-    if limit.burst in (None, limit.amount):
-        return f"{bound.runtime.limit}"
-    unit = " usd" if limit.unit == "usd" else ""
-    return f"{bound.runtime.limit}, {limit.outside(limit.burst):,}{unit} at once"
 
 
 def _kept(limit: Limit) -> str:

@@ -1,6 +1,7 @@
 """The sentence for a caller who has used up a plan."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,8 @@ SECOND_US = 1_000_000
 Stated = PolicyLimit | str
 
 
-def limit(
-    text: str, name: str = "plan", anchor: str | None = None, unit: str | None = None
-) -> PolicyLimit:
-    options = LimitOptions(name=name, anchor=anchor, unit=unit)
+def limit(text: str, name: str = "plan", **words: Any) -> PolicyLimit:
+    options = LimitOptions(name=name, **words)
     return PolicyLimit(source="", text=text, parsed=parse(text), options=options)
 
 
@@ -30,6 +29,18 @@ SENTENCES = [
     ("100/day", "2000/day", "100 calls a day, and they are used up; the Pro plan allows 2,000."),
     ("1/hour", "1234567/hour", "1 call an hour, and it is used up; the Pro plan allows 1,234,567."),
     ("10/minute", None, "10 calls a minute, and they are used up."),
+    # After a burst, a caller has used up far less than the amount.
+    (
+        limit("30/minute", burst=10),
+        limit("180/minute", burst=30),
+        "30 calls a minute, 10 at once, and they are used up; the Pro plan allows 180.",
+    ),
+    (limit("10/minute", burst=10), None, "10 calls a minute, and they are used up."),
+    (
+        limit("5000000/hour", unit="usd", burst=1_500_000),
+        None,
+        "$5.00 an hour, $1.50 at once, and it is used up.",
+    ),
     (
         "5/30 seconds",
         "9/30 seconds",

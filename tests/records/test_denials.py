@@ -77,6 +77,21 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
     assert why(console, "bob").stderr == "bob was not denied in the last 1 d.\n"
 
 
+def test_a_burst_is_named(make: Maker, redis_uri: str) -> None:
+    """As in the answer to the caller: 30 a minute would not explain that 2 are used up."""
+    site = app, limiter = remembering(make, redis_uri)
+
+    @app.get("/")
+    @limiter.limit("30/minute", key_func=asked_key, name="pace", burst=2, strategy="token-bucket")
+    def index() -> str:
+        return "ok"
+
+    assert site.hit(3) == [200, 200, 429]
+    flushed(site)
+    shown = why(site, "ann").stdout
+    assert "denied by 'pace' (30 per 1 minute, 2 at once) at index: 2 used, next free" in shown
+
+
 def test_what_can_never_pass_and_money_are_explained(make: Maker, redis_uri: str) -> None:
     """In the limit's own unit."""
     site = limited(make, redis_uri)
