@@ -250,6 +250,14 @@ def test_one_command_serves_the_gateway(wheels: dict[str, Path], tmp_path: Path)
         assert master.wait(60) == 0, (tmp_path / "log").read_text()
 
 
+def test_a_build_without_its_library_says_what_to_install() -> None:
+    """README names the command alone. It ends before it writes, in one sentence."""
+    command = [sys.executable, "-S", ROOT / ".ci" / "build"]  # without installed libraries
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    sentence = "This needs the library build: python -m pip install build\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
+
+
 @pytest.mark.slow
 @needs_index
 def test_a_package_index_would_accept_them(
