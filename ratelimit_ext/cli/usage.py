@@ -152,13 +152,13 @@ def _ranking(state: State) -> tuple[str, ...]:
 @SCAN
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
-    """List what is blocked, until when, why, and who did it."""
+    """List what is blocked, until when, why, and who did it when."""
     blocked = all_operators().shared().blocks(scan=scan)
-    heads = ("LIMIT", "IDENTITY", "REASON", "UNTIL", "BY", "NOTE")
+    heads = ("LIMIT", "IDENTITY", "REASON", "UNTIL", "BY", "SET", "NOTE")
     empty = "Nothing is blocked."
     echo_list(blocked, heads, _blocked, as_json=as_json, fields=Block.as_json, empty=empty)
 
 
 def _blocked(b: Block) -> tuple[str, ...]:
     until = "removed" if b.until is None else time_text(b.until)
-    return b.limit, b.identity, b.reason, until, b.by or "-", b.note
+    return b.limit, b.identity, b.reason, until, b.by or "-", time_text(b.at), b.note

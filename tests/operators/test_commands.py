@@ -399,7 +399,7 @@ def test_identities_are_printed_without_control_characters(worker: Flask, consol
 
 
 def test_blocks_say_who_and_until_when(worker: Flask, console: Flask) -> None:
-    """And why; a block without an end stays until it is removed."""
+    """And why, and since when; a block without an end stays until it is removed."""
     assert "Nothing is blocked" in run(console, "blocks").stderr
     limiter: Limiter = worker.extensions["ratelimit_ext"][0]
     with worker.app_context():
@@ -413,7 +413,10 @@ def test_blocks_say_who_and_until_when(worker: Flask, console: Flask) -> None:
     until = datetime.fromisoformat(found["ann"]["until"])
     assert abs(until - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)
     assert (found["bob"]["until"], found["bob"]["reason"]) == (None, "blocked")
-    assert re.search(r"stop +bob +blocked +removed", run(console, "blocks").output)
+    shown = run(console, "blocks").output
+    assert re.search(r"stop +bob +blocked +removed", shown)
+    since = texts.time_text(datetime.fromisoformat(found["ann"]["at"]).timestamp())
+    assert re.search(rf"stop +ann .+ UTC +olga +{since} +leaked key\n", shown)
 
 
 # -- changes -----------------------------------------------------------------------------------
