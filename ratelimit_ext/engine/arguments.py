@@ -134,7 +134,8 @@ class Arguments:
         ``ValueError`` for a change that its strategy does not take."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         is_old = now // KEPT_US != self._since
-        parts, numbers = [], list[int]()
+        numbers: list[int] = []
+        parts = []
         for change in changes:  # a strategy may have a class of its own
             limit, values = change.charge.limit, change.numbers
             prefix = f',"{change.verb}",{len(values)}'

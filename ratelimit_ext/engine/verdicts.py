@@ -56,7 +56,7 @@ class Reply(Decision):
 
     def _read(self) -> tuple[Verdict, ...]:
         reply, now_us, is_taken = self._reply, self.now_us, self._take and self.admitted
-        verdicts = list[Verdict]()
+        verdicts: list[Verdict] = []
         answers = iter(reply[2:])
         for charge, fit, *snapshot in zip(self._charges, *[answers] * 4, strict=False):
             limit, _, cost, is_meta, _, at_once, claim = charge

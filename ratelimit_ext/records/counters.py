@@ -48,7 +48,7 @@ class Counters:
         minute, decision, is_tried = clock.now_us() // 60_000_000, event.decision, False
         if event.reason is None:
             outcome = "allowed"
-            labels = dict[str, None]()
+            labels: dict[str, None] = {}
             for _, _, charge in event.charges:
                 limit = charge.limit
                 if charge.meta:

@@ -343,7 +343,7 @@ class Reservation:
         request, all others nothing."""
         limits = [record.bound.limit for record in records]
         changed = compress(records, [each.held or each.traits.external for each in limits])
-        changes = list[Addressed]()
+        changes: list[Addressed] = []
         for record, is_first in _charges(changed):
             limit, verdict = record[0].limit, record[3]
             if verdict.receipt is None:
@@ -369,7 +369,8 @@ class Reservation:
     ) -> list[Addressed]:
         """Return the changes that end a hold. If the storage has forgotten it, what was spent stays
         charged, and only the difference is corrected."""
-        verdict, engine, changes = record.verdict, record.engine, list[Addressed]()
+        verdict, engine = record.verdict, record.engine
+        changes: list[Addressed] = []
         if time.monotonic() - self._renewed_at > self._lease_s + KEPT_AFTER_LEASE_S:
             spent = self._spent(record, is_first=is_first)
             if spent is None:
