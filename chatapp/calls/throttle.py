@@ -62,7 +62,7 @@ class Throttle:
         """Return whether to send a call now; if so, it counts as sent."""
         with self._lock:
             now = self._clock()
-            recent = self._recent.setdefault(upstream, _Recent())
+            recent = self._recent.get(upstream) or self._recent.setdefault(upstream, _Recent())
             recent.forget(now - RECENT_S)
             sent, refused = len(recent.sent), len(recent.refused)
             share = LEAST_ANSWERED * (max(0, sent - refused) + 1) / (sent + 1)

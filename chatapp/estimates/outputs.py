@@ -115,6 +115,7 @@ class History:
         """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
         self.learn(slug, output_tokens)
         with self._lock:
-            calls = self._callers.setdefault((caller, slug), _Calls())
+            pair = caller, slug
+            calls = self._callers.get(pair) or self._callers.setdefault(pair, _Calls())
             calls.outputs.append(output_tokens)
             calls.inputs.append(usage)
