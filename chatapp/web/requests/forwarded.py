@@ -188,7 +188,7 @@ def _read(
         traffic_class=request_class() if services.router.sends_classes else None,
     )
     extras = _extras(model, raw_request)
-    _check_shared(body)
+    _check_shared(raw_request)
     if MCP in extras.tools and not fields.stream:
         raise ApiError(
             400,
@@ -347,10 +347,10 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
     return extras
 
 
-def _check_shared(fields: Mapping[str, object]) -> None:
+def _check_shared(sent: RawRequest) -> None:
     """ApiError (403) for an id of what a provider keeps, unless the caller may name files."""
     principal = current_request().principal
-    if (principal is not None and principal.files) or (name := shared_id(fields)) is None:
+    if (principal and principal.files) or (name := shared_id(sent.fields, sent.raw)) is None:
         return
     shown = name[:SHOWN_CHARACTERS]
     raise ApiError(

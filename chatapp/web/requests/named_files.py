@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from typing import Final
 
 _ID: Final = re.compile(r"(?:^|_)ids?$")
+#: One of these is in every body with such a field: the end of its name, or an escape in it.
+_POSSIBLE: Final = (b'id"', b'ids"', b'container"', b"\\u")
 #: What the client and the model have made, or what is checked as a stored answer (`forwarded.py`).
 #: Two compare a prompt's cache with an earlier call's, and show nothing of that but a reason.
 OF_CONVERSATIONS: Final = frozenset(
@@ -42,13 +44,15 @@ NOT_READ: Final = frozenset(
 )
 
 
-def shared_id(fields: Mapping[str, object]) -> str | None:
-    """Return the name of a field that names what a provider keeps; None without one.
+def shared_id(fields: Mapping[str, object], raw: bytes) -> str | None:
+    """Return the name of a field of a body that names what a provider keeps; None without one.
 
-    >>> shared_id({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]})
+    >>> shared_id({"vector_store_ids": ["vs_1"]}, b'{"vector_store_ids": ["vs_1"]}')
     'vector_store_ids'
-    >>> shared_id({"input": [{"type": "function_call", "id": "fc_1", "arguments": "{}"}]})
+    >>> shared_id({"input": [{"id": "fc_1"}]}, b'{"input": [{"id": "fc_1"}]}')
     """
+    if not any(map(raw.__contains__, _POSSIBLE)):
+        return None
     root = {name: value for name, value in fields.items() if name != "input"}
     pending: list[tuple[str, object]] = [("", root), ("", fields.get("input"))]
     while pending:

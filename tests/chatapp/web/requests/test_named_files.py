@@ -1,5 +1,6 @@
 """Ids of what providers keep: found in every place where the installed SDKs' types have one."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -15,7 +16,8 @@ from openai.types.responses.response_compact_params import ResponseCompactParams
 from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
 from typing_extensions import get_type_hints, is_typeddict
 
-from chatapp.web.requests.named_files import NOT_READ, OF_CONVERSATIONS, shared_id
+from chatapp.web.requests.named_files import NOT_READ, OF_CONVERSATIONS
+from chatapp.web.requests.named_files import shared_id as shared_id_of
 
 BODIES = {
     "chat": CompletionCreateParamsNonStreaming,
@@ -56,6 +58,10 @@ def carriers(type_: Any, path: Path = (), on_path: tuple[Any, ...] = ()) -> Iter
         if str in (parts := get_args(kind)) and any(map(is_typeddict, parts)):
             yield (*path, name)
         yield from carriers(kind, (*path, name), (*on_path, type_))
+
+
+def shared_id(body: dict[str, Any]) -> str | None:
+    return shared_id_of(body, json.dumps(body).encode())
 
 
 def body_with(path: Path) -> dict[str, Any]:
@@ -107,6 +113,13 @@ def test_an_unknown_id_needs_the_right() -> None:
             assert shared_id(body) == field
     for field in ("session_id", "thread_id", "idx", "valid", "grid", "paid"):
         assert shared_id({field: "x", "input": [{field: "x"}]}) is None
+
+
+def test_a_name_may_be_escaped() -> None:
+    """A client may write any letter of a name as its number."""
+    for raw in (rb'{"file_\u0069d": "x"}', rb'{"\u0063ontainer": "x"}'):
+        body = json.loads(raw)
+        assert shared_id_of(body, raw) in body
 
 
 def test_names_in_arguments_and_schemas_are_no_ids() -> None:
