@@ -129,9 +129,9 @@ def _is_open(received: Request) -> bool:
 def _api_key(received: Request) -> str:
     """Return the API key of the request. Claude Code may send a leftover ANTHROPIC_API_KEY besides;
     it is ignored if there is a key of this server."""
-    scheme, _, token = received.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = received.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
-    keys = {bearer.strip(), received.headers.get("x-api-key", "").strip()} - {""}
+    keys: set[str] = {bearer.strip(), received.environ.get("HTTP_X_API_KEY", "").strip()} - {""}
     if not keys:
         raise _unauthorized(f"The request has no API key. {HOW}")
     ours = {key for key in keys if key.startswith(PREFIX)}

@@ -93,7 +93,7 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
         team=None if principal is None else principal.team,
-        tags=tags_of(received.headers, wanted.fields),
+        tags=tags_of(received.environ, wanted.fields),
         streamed=wanted.stream,
         limits_ms=round((decided_s - paused_s) * 1000, 1),
         waited_ms=round((current.in_line_s + paused_s) * 1000),

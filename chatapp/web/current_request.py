@@ -228,7 +228,7 @@ def session() -> str:
     """Return the caller with the id of their session; without one, the session of the key."""
     current = current_request()
     fields = {} if current.model_request is None else current.model_request.fields
-    id_ = (session_of(request.headers, fields) or api_key()).removeprefix(USER)
+    id_ = (session_of(request.environ, fields) or api_key()).removeprefix(USER)
     return f"{SESSION}{current.user.removeprefix(USER)}/{id_.replace('/', '_')}"  # users have "/"
 
 

@@ -96,7 +96,7 @@ def traffic_class() -> str:
 def request_class() -> str:
     """Return the class of the caller, or the lowest for a request of a subagent. Whatever a header
     says, it is the one or the other."""
-    return LAST if is_unattended(request.headers) else traffic_class()
+    return LAST if is_unattended(request.environ) else traffic_class()
 
 
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:

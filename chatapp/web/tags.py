@@ -13,26 +13,24 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from werkzeug.datastructures import Headers
-
-HEADER: Final = "X-Chat-Tags"
-#: Of Claude Code, Codex in its present and former spelling, Open WebUI's chats, and others.
+# Headers by their keys in the WSGI environment: werkzeug raises for each one that is not sent.
+HEADER: Final = "HTTP_X_CHAT_TAGS"
+#: Of Claude Code, Codex, Open WebUI's chats, and others.
 SESSION_HEADERS: Final = (
-    "X-Claude-Code-Session-Id",
-    "Session-Id",
-    "Session_id",
-    "X-OpenWebUI-Chat-Id",
-    "X-Session-Id",
+    "HTTP_X_CLAUDE_CODE_SESSION_ID",
+    "HTTP_SESSION_ID",
+    "HTTP_X_OPENWEBUI_CHAT_ID",
+    "HTTP_X_SESSION_ID",
 )
 #: What Claude Code says of a request, by the tag: a subagent has an id, the person's agent none.
 #: Type and class are sent with CLAUDE_CODE_GATEWAY_HINT_HEADERS=1.
 AGENT: Final = "agent"
 REQUEST_CLASS: Final = "request-class"
 AGENT_HEADERS: Final = {
-    AGENT: "X-Claude-Code-Agent-Id",
-    "parent-agent": "X-Claude-Code-Parent-Agent-Id",
-    "agent-type": "X-Claude-Code-Agent-Type",
-    REQUEST_CLASS: "X-Claude-Code-Request-Class",
+    AGENT: "HTTP_X_CLAUDE_CODE_AGENT_ID",
+    "parent-agent": "HTTP_X_CLAUDE_CODE_PARENT_AGENT_ID",
+    "agent-type": "HTTP_X_CLAUDE_CODE_AGENT_TYPE",
+    REQUEST_CLASS: "HTTP_X_CLAUDE_CODE_REQUEST_CLASS",
 }
 #: The classes of requests for which no person waits. Compaction is not one of them.
 UNATTENDED: Final = frozenset({"subagent", "workflow", "auxiliary"})
@@ -49,15 +47,15 @@ VALUE_MAX_BYTES: Final = 250
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
+def tags_of(environ: Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
     """Return the tags of a request with this body; the first of a name counts, and the first
     TAGS_MOST of all, those of the header before those of the body.
 
-    >>> tags_of({"X-Chat-Tags": "project=a, run=7"}, {"user": "u1", "metadata": {"run": "8"}})
+    >>> tags_of({HEADER: "project=a, run=7"}, {"user": "u1", "metadata": {"run": "8"}})
     {'project': 'a', 'run': '7', 'user': 'u1'}
     """
     tags: dict[str, str] = {}
-    for name, value in _pairs(headers, fields):
+    for name, value in _pairs(environ, fields):
         cleaned = _NOT_IN_A_NAME.sub("_", name.strip())[:NAME_MAX_CHARACTERS]
         text = _cut("".join(filter(str.isprintable, value)).strip()[:VALUE_MAX_CHARACTERS])
         if cleaned and text:
@@ -74,13 +72,13 @@ def _cut(text: str) -> str:
     return text
 
 
-def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> str | None:
+def session_of(environ: Mapping[str, str], fields: Mapping[str, object]) -> str | None:
     """Return the id of the agent's session that a request belongs to; None if it names none.
 
     >>> session_of({}, {"metadata": {"user_id": "user_5f_account__session_4df4"}})
     '4df4'
     """
-    sent = next(filter(None, map(headers.get, SESSION_HEADERS)), None)
+    sent = next(filter(None, map(environ.get, SESSION_HEADERS)), None)
     if sent is None:
         metadata = fields.get("metadata")
         metadata = metadata if isinstance(metadata, dict) else {}
@@ -91,23 +89,21 @@ def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object
     return "".join(filter(str.isprintable, sent or "")).strip()[:VALUE_MAX_CHARACTERS] or None
 
 
-def is_unattended(headers: Headers | Mapping[str, str]) -> bool:
+def is_unattended(environ: Mapping[str, str]) -> bool:
     """Return whether an agent says that no person waits for this request."""
-    said = headers.get(AGENT_HEADERS[REQUEST_CLASS])
-    return bool(headers.get(AGENT_HEADERS[AGENT])) or said in UNATTENDED
+    said = environ.get(AGENT_HEADERS[REQUEST_CLASS])
+    return bool(environ.get(AGENT_HEADERS[AGENT])) or said in UNATTENDED
 
 
-def _pairs(
-    headers: Headers | Mapping[str, str], fields: Mapping[str, object]
-) -> Iterator[tuple[str, str]]:
-    if tags := headers.get(HEADER):
+def _pairs(environ: Mapping[str, str], fields: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    if tags := environ.get(HEADER):
         for pair in tags.split(","):
             name, _, value = pair.partition("=")
             yield name, value
-    if session := session_of(headers, fields):
+    if session := session_of(environ, fields):
         yield "session", session
-    for name, header in AGENT_HEADERS.items():
-        if said := headers.get(header):
+    for name, key in AGENT_HEADERS.items():
+        if said := environ.get(key):
             yield name, said
     for field in FIELDS:
         text = fields.get(field)

@@ -144,6 +144,7 @@ def install(
     """Check the bodies for these views of a blueprint before the views, in which limits are
     decided. ``headers`` and ``query`` name what is forwarded of a request besides its body."""
     by_endpoint = {f"{bp.name}.{name}": address for name, address in addresses.items()}
+    keys = {f"HTTP_{name.upper().replace('-', '_')}": name for name in headers}
 
     @bp.before_request
     def read_request() -> None:
@@ -151,7 +152,7 @@ def install(
         address = by_endpoint.get(request.endpoint or "")
         if address is not None and request.method == "POST":
             current = current_request()
-            current.model_request = _read(request, address, protocol, headers, query)
+            current.model_request = _read(request, address, protocol, keys, query)
             allowed_models.check(current)
 
 
@@ -159,11 +160,12 @@ def _read(
     request: Request,
     address: Address,
     protocol: str,
-    headers: Collection[str],
+    headers: Mapping[str, str],
     query: Collection[str],
 ) -> ModelRequest:
-    """Return the request's body, checked; ApiError if it is invalid."""
-    services = current_services()
+    """Return the request's body, checked; ApiError if it is invalid. ``headers`` are the names of
+    those that are forwarded, by their keys in the WSGI environment."""
+    services, environ = current_services(), request.environ
     # It may be larger than at other endpoints, because it may contain images.
     request.max_content_length = services.settings.max_body_bytes
     raw, body = json_body.read_document(
@@ -182,7 +184,7 @@ def _read(
     raw_request = RawRequest(
         raw=raw,
         fields=body,
-        headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
+        headers={n: _plain(n, environ[key]) for key, n in headers.items() if key in environ},
         query=parameters(request, query),
         path=address.path,
         traffic_class=request_class() if services.router.sends_classes else None,

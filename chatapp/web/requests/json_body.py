@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final, NoReturn
 
 from flask import Request, Response, after_this_request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from chatapp import validation
 from chatapp.services import current_services
@@ -80,7 +80,7 @@ def _read(request: Request) -> bytes:
     slowly, 413 if it is larger than MAX_CONTENT_LENGTH, 415 for an encoding other than gzip, 503 if
     there are too many large bodies; for a large body also the errors of the caller's edge limits.
     """
-    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower()
     if encoding not in {"identity", "gzip"}:
         raise ApiError(
             415,
@@ -113,22 +113,20 @@ def _announces_large(request: Request) -> bool:
 
 
 def _received(request: Request, most: int) -> Iterator[bytes]:
-    """Yield the body as it comes, at most one piece more than ``most``."""
-    count, announced = 0, request.content_length
+    """Yield the body as it comes, at most a byte more than ``most``."""
+    announced, stream = request.content_length, request.environ["wsgi.input"]
+    left = most + 1 if announced is None else announced
     try:
-        stream = request.environ["wsgi.input"] if announced is None else request.stream
-        while count <= most and (piece := stream.read(STEP_BYTES)):
-            count += len(piece)
+        while left and (piece := stream.read(min(left, STEP_BYTES))):
+            left -= len(piece)
             yield piece
-    except HTTPException:
-        raise
     except TimeoutError as error:
         raise ApiError(
             408, "body_too_slow", "The body arrives too slowly. Try again on a faster connection."
         ) from error
     except Exception as error:  # each server has another error for a broken connection
         raise _broken() from error
-    if announced is not None and count < announced:
+    if announced is not None and left:
         raise _broken()  # a part of the body may be valid JSON, too
 
 
@@ -178,7 +176,7 @@ def read_document(
     request: Request, *, example: str, most_tokens: int = TOKENS_MOST
 ) -> tuple[bytes, dict[str, object]]:
     """Return the same behind its bytes; ``most_tokens`` of strings, brackets and commas."""
-    if not request.is_json:
+    if request.environ.get("CONTENT_TYPE") != "application/json" and not request.is_json:
         problem = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(
             400,

@@ -15,7 +15,6 @@ from chatapp.services import services_of
 from chatapp.web.tags import (
     HEADER,
     NAME_MAX_CHARACTERS,
-    SESSION_HEADERS,
     TAGS_MOST,
     VALUE_MAX_BYTES,
     VALUE_MAX_CHARACTERS,
@@ -44,7 +43,7 @@ def test_openais_tags_are_in_the_ledger(
             user="u1",
             prompt_cache_key="k",
             metadata={"ticket": "4711"},
-            extra_headers={HEADER: "project=a, run=7"},
+            extra_headers={"X-Chat-Tags": "project=a, run=7"},
         )
     (call,) = ledger.finished(1)
     assert call.tags == {
@@ -55,7 +54,7 @@ def test_openais_tags_are_in_the_ledger(
         "ticket": "4711",
     }
     assert provider.calls[0].body["metadata"] == {"ticket": "4711"}
-    assert HEADER.lower() not in provider.calls[0].headers
+    assert "x-chat-tags" not in provider.calls[0].headers
 
 
 def test_claude_codes_tags_are_in_the_ledger(served: str, ledger: RecordingLedger) -> None:
@@ -67,7 +66,7 @@ def test_claude_codes_tags_are_in_the_ledger(served: str, ledger: RecordingLedge
             max_tokens=9,
             messages=ASKED,
             metadata={"user_id": user},
-            extra_headers={SESSION_HEADERS[0]: "c" * 36},
+            extra_headers={"X-Claude-Code-Session-Id": "c" * 36},
         )
     (call,) = ledger.finished(1)
     assert call.tags == {"session": "c" * 36, "user_id": user}
@@ -110,7 +109,7 @@ def test_spending_is_shown_by_tag(online: FlaskClient) -> None:
     """Of calls with the tag and without it; a name may have any form of a tag's."""
     app = online.application
     for tag in ("my.project=a", "my.project=b", "my.project=b", "other=x"):
-        headers = {HEADER: tag}
+        headers = {"X-Chat-Tags": tag}
         answer = online.post("/chat", json={"message": "hi", "model": "gpt-4o"}, headers=headers)
         assert answer.status_code == 200
     assert services_of(app).ledger.flush()
@@ -125,7 +124,9 @@ def test_spending_is_shown_by_tag(online: FlaskClient) -> None:
 def test_tags_change_no_limit(online: FlaskClient) -> None:
     """A caller who invents tags is the same caller."""
     remaining = [
-        left(online.post("/chat", json={"message": "hi"}, headers={HEADER: f"user={n}"}))["user"]
+        left(online.post("/chat", json={"message": "hi"}, headers={"X-Chat-Tags": f"user={n}"}))[
+            "user"
+        ]
         for n in range(3)
     ]
     assert remaining == [9, 8, 7]

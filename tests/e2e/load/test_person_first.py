@@ -8,7 +8,6 @@ import httpx2
 import pytest
 
 from chatapp import POLICY_FILE
-from chatapp.web.tags import AGENT, AGENT_HEADERS, REQUEST_CLASS
 from tests.chatapp.conftest import policy_file
 from tests.e2e.money.billed_gateway import threaded
 from tests.e2e.money.billing_provider import BillingProvider, marker
@@ -48,9 +47,11 @@ def test_a_person_is_not_behind_their_own_subagents(
                 assert done.status_code == 200, done.text
                 return time.monotonic() - began_s
 
-            subagents = [pool.submit(took_s, {AGENT_HEADERS[AGENT]: f"a{n}"}) for n in range(20)]
+            subagents = [
+                pool.submit(took_s, {"X-Claude-Code-Agent-Id": f"a{n}"}) for n in range(20)
+            ]
             time.sleep(takes_s / 2)
-            person = [took_s({AGENT_HEADERS[REQUEST_CLASS]: "main"}) for _ in range(3)]
+            person = [took_s({"X-Claude-Code-Request-Class": "main"}) for _ in range(3)]
             waited = [each.result() for each in subagents]
     assert max(person) < 2 * takes_s, person
     assert max(waited) > 4 * takes_s, waited

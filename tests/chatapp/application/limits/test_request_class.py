@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from chatapp import MISTAKES, POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.web.identities import CLASS_HEADER, LAST, request_class, traffic_class
-from chatapp.web.tags import AGENT_HEADERS, UNATTENDED
+from chatapp.web.tags import UNATTENDED
 from tests.chatapp.application.limits.test_traffic_classes import policy, remaining
 from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 
-AGENT, PARENT, TYPE, CLASS = AGENT_HEADERS.values()
+AGENT, PARENT = "X-Claude-Code-Agent-Id", "X-Claude-Code-Parent-Agent-Id"
+TYPE, CLASS = "X-Claude-Code-Agent-Type", "X-Claude-Code-Request-Class"
 SUBAGENT: Final = {AGENT: "a7", CLASS: "subagent"}
 AT_ONCE = 'name = "at-once"\nlimit = "4 in flight"\nkey = "user"\n'
 
@@ -56,7 +57,7 @@ def test_a_header_only_lowers(
     assert remaining(by_request, key.text, more_headers=headers) == left
 
 
-NAMES = [*AGENT_HEADERS.values(), CLASS_HEADER, "X-Chat-Tags", "X-Priority"]
+NAMES = [AGENT, PARENT, TYPE, CLASS, CLASS_HEADER, "X-Chat-Tags", "X-Priority"]
 WORDS = ["main", "subagent", "interactive", "batch", "lowest", "", *UNATTENDED]
 VALUES = st.sampled_from(WORDS) | st.text(st.characters(min_codepoint=32, max_codepoint=126))
 

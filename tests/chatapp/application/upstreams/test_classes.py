@@ -16,14 +16,13 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue import CatalogueError
 from chatapp.catalogue.providers_file import ClassTable
 from chatapp.web.identities import CLASS_HEADER
-from chatapp.web.tags import AGENT_HEADERS
 from tests.chatapp.catalogue.test_changes import loaded
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
-AGENT, *_, CLASS = AGENT_HEADERS.values()
+AGENT, CLASS = "X-Claude-Code-Agent-Id", "X-Claude-Code-Request-Class"
 SUBAGENT = {AGENT: "a7"}
 HEAD = """\
 version = 1
