@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chatapp.catalogue import RESULT_TOKENS, Catalogue, Model
@@ -27,8 +26,7 @@ class ClaimedCosts(NamedTuple):
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a request asks of one model.
 
     ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:

@@ -12,9 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
@@ -84,8 +84,7 @@ class CallLimits(AttemptLimits, Protocol):
         """Refund the whole reservation."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallRequest:
+class CallRequest(NamedTuple):
     """A request, as far as its call needs it.
 
     ``fallback`` switches the request to its fallback model, and returns None if it has none.
@@ -98,9 +97,9 @@ class CallRequest:
     limits: CallLimits
     disconnect: Disconnect
     fallback: Callable[[], Demand | None]
-    other_key: Callable[[], Model | None] = lambda: None
-    throttle: Throttle = field(default_factory=Throttle)
-    began_s: float = field(default_factory=time.monotonic)
+    other_key: Callable[[], Model | None]
+    throttle: Throttle
+    began_s: float
 
 
 class UpstreamCall:
@@ -252,7 +251,7 @@ class UpstreamCall:
         model = None if self.disconnect.has_happened else self._other_key()
         if model is None:
             return False
-        self._demand = replace(self._demand, model=model)
+        self._demand = self._demand._replace(model=model)
         return True
 
     def _bound_to_budget(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
@@ -38,8 +38,7 @@ class CallUsage:
     basis: Basis = field(default="received", compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """What a stream has brought: the tokens of its output, and for each time that the model has
     read its input again, or is about to, how many it read besides."""
 

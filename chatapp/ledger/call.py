@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind
@@ -30,8 +30,7 @@ Status = (
 Basis = Literal["received", "time", "hold"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """One call of a provider.
 
     ``user`` is the identity that limits count (``user:alice``, or ``ip:198.51.100.7`` for a request
@@ -66,7 +65,7 @@ class Call:
     client_left: bool = False
     attempts: int = 1
     team: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = MappingProxyType({})
     streamed: bool = False
     limits_ms: float | None = None
     waited_ms: int | None = None

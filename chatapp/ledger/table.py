@@ -79,8 +79,6 @@ MICRO: Final = 1_000_000
 #: The columns that a Usage has as they are.
 USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
 WEB_SEARCH: Final = "web_search"
-#: The columns that a Call has as they are.
-OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)
 #: The columns that no further write of a call changes, as indexes have them.
 _FIXED: Final = ("id", "user", "team", "started_at")
 
@@ -120,8 +118,8 @@ def row_of(call: Call) -> dict[str, object]:
     For each limit that has admitted it, a line has its charge, what was left of it, the initial of
     its unit, and its name. A limit in shadow that would deny has no charge.
     """
-    row: dict[str, object] = {name: getattr(call, name) for name in OF_CALL}
-    row["limits"] = None
+    row: dict[str, Any] = {**call._asdict(), "limits": None}
+    del row["usage"], row["decisions"]
     row |= {"user": call.user[:300], "endpoint": call.endpoint[:64], "model": call.model[:256]}
     row["tags"] = dict(call.tags) or None
     if call.status != "unfinished":

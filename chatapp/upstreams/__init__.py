@@ -50,8 +50,7 @@ class File:
         return f"data:{self.media_type};base64,{self.data}"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     role: Role
     text: str
     files: tuple[File, ...] = ()
@@ -65,8 +64,7 @@ class Message:
         return [*map(part_of, self.files), {"type": "text", "text": self.text}]
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A message to a model, in no protocol, after the earlier messages of the conversation."""
 
     message: str
@@ -84,8 +82,7 @@ class Turn:
         return {f.kind for message in self.messages for f in message.files}
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """One of the upstream's limits on this server's key, as reported with an answer.
 
     ``remaining`` (0 to ``limit``) of ``limit`` (above 0) ``unit`` are left for all users of the
@@ -101,8 +98,7 @@ class Quota:
     period_s: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """The whole answer to a turn. ``model`` is the upstream's name for the model that answered;
     ``usage`` is None if it reported no valid one; ``quotas`` has each unit at most once."""
 
@@ -160,8 +156,7 @@ class Extras(NamedTuple):
     is_unbounded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """What a call may use at most; None: as much as the request says. ``output_tokens`` bounds each
     answer, ``tool_uses`` the uses of the provider's tools, ``result_tokens`` a fetched page."""
 

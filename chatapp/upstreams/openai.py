@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
@@ -331,7 +330,7 @@ def _both(tokens: Sequence[Quota]) -> Quota:
     """Return what both leave, as one quota. Its limit is always the smaller one: if it changed with
     the quota that has less left, use of the larger would be mistaken for use of the smaller."""
     smaller = min(tokens, key=lambda quota_: quota_.limit)
-    return replace(smaller, remaining=min(smaller.limit, *(quota_.remaining for quota_ in tokens)))
+    return smaller._replace(remaining=min(smaller.limit, *(quota_.remaining for quota_ in tokens)))
 
 
 def _duration_s(text: str) -> float | None:

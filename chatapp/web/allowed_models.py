@@ -8,7 +8,6 @@ A pattern, such as `gpt-5*`, matches the requested name, with or without its ups
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
@@ -65,7 +64,7 @@ def check(current: CurrentRequest) -> None:
     default = None if wanted.names_model else _other_default(current)
     if default is None:
         raise _refusal(current, wanted.turn.model)
-    current.model_request = replace(wanted, turn=replace(wanted.turn, model=default))
+    current.model_request = wanted._replace(turn=wanted.turn._replace(model=default))
 
 
 def default(current: CurrentRequest) -> Model | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from flask import request
 from flask.globals import _cv_app, app_ctx
@@ -30,8 +30,7 @@ _app_context: Final[Any] = app_ctx
 _contexts: Final[Any] = _cv_app
 
 
-@dataclass(frozen=True, slots=True)
-class ModelRequest:
+class ModelRequest(NamedTuple):
     """A valid request, in the CurrentRequest of every endpoint that calls a model.
 
     ``names_model``: the model is the requested one, and not the default. ``most_output_tokens``
@@ -51,7 +50,7 @@ class ModelRequest:
     user_id: str | None = None
     raw_request: RawRequest | None = None
     choices: int = 1
-    extras: Extras = field(default_factory=Extras)
+    extras: Extras = Extras()
     history_tokens: int | None = 0
     is_tied: bool = False
     names_model: bool = True
@@ -167,7 +166,7 @@ class CurrentRequest:
         if wanted.is_tied:
             fallback = replace(fallback, key=wanted.turn.model.key)
         self.requested_model = wanted.turn.model.name
-        self.model_request = replace(wanted, turn=replace(wanted.turn, model=fallback))
+        self.model_request = wanted._replace(turn=wanted.turn._replace(model=fallback))
         self.tried_keys.clear()
         self._demand = None
 
@@ -181,8 +180,8 @@ class CurrentRequest:
         self.tried_keys.add(model.key)
         other = self.services.router.with_other_key(model, self.tried_keys)
         if other is not None:
-            self.model_request = replace(wanted, turn=replace(wanted.turn, model=other))
-            self._demand = self._demand and replace(self._demand, model=other)
+            self.model_request = wanted._replace(turn=wanted.turn._replace(model=other))
+            self._demand = self._demand and self._demand._replace(model=other)
         return other
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -46,11 +45,11 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
         _note(answer.ids, answer.usage, call, current.services.stored_answers)
         response = raw_response(answer)
     elif wanted.stream:
-        stream = call.run(lambda model, most: router.stream(replace(turn, model=model), most))
+        stream = call.run(lambda model, most: router.stream(turn._replace(model=model), most))
         write = partial(answer_format.events, progress=stream.progress, fields=wanted.fields)
         response = _stream_response(stream, write, answer_format, call)
     else:
-        reply = call.run(lambda model, most: router.answer(replace(turn, model=model), most))
+        reply = call.run(lambda model, most: router.answer(turn._replace(model=model), most))
         call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
     if current.is_cheaper:

@@ -4,7 +4,6 @@ import csv
 import io
 import re
 import time
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -692,7 +691,7 @@ def test_spending_of_a_user_and_of_a_team(
     now = datetime.now(UTC)
     own = begun(started_at=now, user="user:alice", key_id=key.public_id)
     calls = [
-        finished(replace(own, id=new_call_id(), team="research"), cost_micro_usd=2_000_000),
+        finished(own._replace(id=new_call_id(), team="research"), cost_micro_usd=2_000_000),
         finished(own, cost_micro_usd=3_000_000),
         finished(begun(started_at=now, user="user:zoe", slug="o3"), cost_micro_usd=7_000_000),
     ]

@@ -227,7 +227,7 @@ class History:
         if self.admitted(caller, demand):
             return
         if self.chance.random() < 0.3:  # as `at_limit`
-            self.admitted(caller, replace(demand, model=CHEAPEST))
+            self.admitted(caller, demand._replace(model=CHEAPEST))
 
     def demand(self) -> Demand:
         chance, model = self.chance, self.chance.choice(MODELS)
@@ -260,7 +260,7 @@ class History:
 
     def admitted(self, caller: dict[str, str], demand: Demand) -> bool:
         cost = CATALOGUE.price(demand.model.slug, demand.estimate.usage)
-        demand = replace(demand, cost_micro_usd=cost)
+        demand = demand._replace(cost_micro_usd=cost)
         guess = Guess(
             dollars(demand.cost_micro_usd),
             dollars(demand.least_micro_usd),

@@ -1,5 +1,6 @@
 """A call without Flask: what limits and ledger record, however it ends."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 from chatapp import catalogue
 from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
+from chatapp.calls.throttle import Throttle
 from chatapp.calls.upstream_call import CallLimits, CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
@@ -93,7 +95,8 @@ def begin(
         model=REQUESTED.name,
     )
     wanted = wanted or demand(REQUESTED, may_hide_output=may_hide_output)
-    request = CallRequest(wanted, limits, Disconnect(None), lambda: fallback)
+    others = lambda: fallback, lambda: None, Throttle(), time.monotonic()
+    request = CallRequest(wanted, limits, Disconnect(None), *others)
     return UpstreamCall(
         new_record,
         request,
@@ -297,7 +300,7 @@ def test_a_call_beside_others_has_an_uncached_prompt(ledger: RecordingLedger) ->
     """Its answer gets what the prompt leaves at worst. If one of its budgets has less, the answer
     may still be as long as estimated: after a timeout, that and the prompt are charged."""
     cached = replace(ESTIMATE, input_tokens=10_000, cached_input_tokens=9_000)
-    wanted, upstream = replace(demand(REQUESTED), estimate=cached), FakeUpstream()
+    wanted, upstream = demand(REQUESTED)._replace(estimate=cached), FakeUpstream()
     begin(FakeLimits(spendable=20_000, others=True), ledger, wanted=wanted).run(upstream)
     paid = CATALOGUE.output_tokens_for(20_000, REQUESTED.slug, Usage(10_000, 0))
     assert upstream.called == [(REQUESTED.name, paid)]
@@ -312,15 +315,15 @@ def test_what_a_budget_holds_for_a_call(ledger: RecordingLedger) -> None:
     """Its estimate if it is the only one; beside others an uncached prompt and the estimated answer
     at least, a long answer usually, and the longest that it can have at most."""
     cached = replace(ESTIMATE, input_tokens=10_000, cached_input_tokens=9_000)
-    wanted = replace(demand(REQUESTED), estimate=cached, cost_micro_usd=77)
+    wanted = demand(REQUESTED)._replace(estimate=cached, cost_micro_usd=77)
     prices = [
         CATALOGUE.price(REQUESTED.slug, Usage(10_000, tokens))
         for tokens in (100, HELD_TOKENS, CATALOGUE.longest_answer(REQUESTED))
     ]
     assert wanted.claim(CATALOGUE) == pytest.approx((77, *prices), abs=1)
-    short = replace(wanted, bound=100).claim(CATALOGUE)
+    short = wanted._replace(bound=100).claim(CATALOGUE)
     assert short == (77, prices[0], prices[0], prices[0])
-    searches = replace(wanted, estimate=replace(cached, tools=("web_search",))).claim(CATALOGUE)
+    searches = wanted._replace(estimate=replace(cached, tools=("web_search",))).claim(CATALOGUE)
     assert searches.usual > 2 * prices[1]
     assert searches.beside > 2 * prices[0]
     assert searches.most > 2 * prices[2]
@@ -337,7 +340,7 @@ def test_a_call_that_nothing_bounds_claims_its_worst_cost(kind: str) -> None:
         "compaction": (ESTIMATE, Usage(10, longest)),
         "tools": (replace(ESTIMATE, tools=("mcp",)), Usage(10 + context, 100)),
     }[kind]
-    wanted = replace(demand(REQUESTED), estimate=estimate, is_unbounded=kind == "compaction")
+    wanted = demand(REQUESTED)._replace(estimate=estimate, is_unbounded=kind == "compaction")
     claim, cost = wanted.claim(CATALOGUE), CATALOGUE.price(REQUESTED.slug, worst)
     assert claim.alone == claim.beside == pytest.approx(cost, abs=2)
     assert claim.usual > claim.beside or kind == "compaction"
@@ -355,7 +358,7 @@ def rounds(results: int, tokens: int) -> Progress:
 
 def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: RecordingLedger) -> None:
     """Each is read again after the next one."""
-    tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
+    tools = demand(REQUESTED)._replace(estimate=replace(ESTIMATE, tools=("mcp",)))
     call = begin(FakeLimits(spendable=40_000), ledger, wanted=tools)
     call.run(FakeUpstream())
     overspent = []
@@ -373,11 +376,11 @@ def test_a_call_is_read_on_if_that_costs_its_client_less(ledger: RecordingLedger
     assert not plain.reads_on(visible)
     assert plain.reads_on(silent)
     assert not begin(FakeLimits(), ledger).reads_on(silent)
-    bounded = replace(demand(REQUESTED), bound=100)
+    bounded = demand(REQUESTED)._replace(bound=100)
     assert not begin(rich, ledger, wanted=bounded).reads_on(silent)
     cached = replace(ESTIMATE, input_tokens=100_000, cached_input_tokens=99_000)
-    assert begin(rich, ledger, wanted=replace(bounded, estimate=cached)).reads_on(visible)
-    file = replace(bounded, estimate=replace(ESTIMATE, input_is_known=False))
+    assert begin(rich, ledger, wanted=bounded._replace(estimate=cached)).reads_on(visible)
+    file = bounded._replace(estimate=replace(ESTIMATE, input_is_known=False))
     unknown = begin(rich, ledger, wanted=file)
     assert unknown.reads_on(visible)
     assert not unknown.reads_on(replace(visible, usage=Usage(10, 1)))
@@ -428,7 +431,7 @@ def test_a_stop_costs_what_the_time_allows(
     and a quarter of a second in which the provider notices it. Without a speed, what was held."""
     now = 1000.0
     monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
-    wanted = replace(demand(REQUESTED, may_hide_output=True), speed=speed)
+    wanted = demand(REQUESTED, may_hide_output=True)._replace(speed=speed)
     call = begin(FakeLimits(), ledger, wanted=wanted)
     call.run(FakeUpstream())
     progress = Progress("m", generated=[" word"] * pieces)
@@ -448,7 +451,7 @@ def test_one_answer_may_think_while_another_is_written(
     now = 1000.0
     monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
     wanted = demand(REQUESTED, may_hide_output=True)
-    wanted = replace(wanted, estimate=replace(ESTIMATE, choices=2))
+    wanted = wanted._replace(estimate=replace(ESTIMATE, choices=2))
     call = begin(FakeLimits(), ledger, wanted=wanted)
     call.run(FakeUpstream())
     progress = Progress("m", generated=[" word"] * 5)

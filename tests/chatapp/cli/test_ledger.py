@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -217,7 +216,7 @@ def test_who_has_calls_under_way_is_not_compared(
     app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     """The limits hold the estimate, which is correct."""
-    table.write(Database(database_url), [replace(begun(), started_at=datetime.now(UTC))])
+    table.write(Database(database_url), [begun()._replace(started_at=datetime.now(UTC))])
     assert "limits of 0 users compared; 0 problems" in checked(app)
 
 

@@ -1,6 +1,5 @@
 """Calls to keep, for the ledger's tests."""
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,16 +27,16 @@ def begun(**fields: Any) -> Call:
         cost_micro_usd=3400,
         estimated=True,
     )
-    return replace(call, **fields)
+    return call._replace(**fields)
 
 
 def renewed(call: Call, **fields: Any) -> Call:
     """The same call as a stream that has come so far: 900 × 1 and 20 × 5 micro-dollars."""
-    under_way = replace(call, usage=Usage(900, 20), cost_micro_usd=1000)
-    return replace(under_way, **fields)
+    under_way = call._replace(usage=Usage(900, 20), cost_micro_usd=1000)
+    return under_way._replace(**fields)
 
 
 def finished(call: Call, **fields: Any) -> Call:
     """The same call with its answer: 300 × 1, 600 × 0.1, 100 × 1.25 and 200 × 5 micro-dollars."""
-    ended = replace(call, usage=USAGE, estimated=False, cost_micro_usd=1485, status="answered")
-    return replace(ended, **fields)
+    ended = call._replace(usage=USAGE, estimated=False, cost_micro_usd=1485, status="answered")
+    return ended._replace(**fields)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -92,7 +91,7 @@ class Month:
                 real = usage._replace(output_tokens=int(usage.output_tokens * chance.random()))
                 uncached = usage._replace(cached_input_tokens=0, cache_write_tokens=0)
                 uncached = uncached._replace(cache_write_1h_tokens=0)
-                self.write(replace(call, estimated=True, basis="time", status="cut_off"), uncached)
+                self.write(call._replace(estimated=True, basis="time", status="cut_off"), uncached)
             case kind if kind < 0.015:  # the worker died
                 real = usage._replace(output_tokens=int(usage.output_tokens * chance.random()))
                 cost = CATALOGUE.price(slug, usage)
@@ -100,19 +99,19 @@ class Month:
                     "estimated_input_tokens": usage.input_tokens,
                     "estimated_output_tokens": usage.output_tokens,
                 }
-                call = replace(call, total_ms=None, cost_micro_usd=cost, **estimate)
+                call = call._replace(total_ms=None, cost_micro_usd=cost, **estimate)
                 self.rows.append(row_of(call))
             case kind if kind < 0.03:  # the provider answered with an error
-                self.write(replace(call, status="overloaded", estimated=False), Usage(0, 0))
+                self.write(call._replace(status="overloaded", estimated=False), Usage(0, 0))
                 return
             case _:
                 real = usage
-                self.write(replace(call, status="answered", estimated=False), usage)
+                self.write(call._replace(status="answered", estimated=False), usage)
         self.provider.bill(slug, real, billed_at, searches=searches)
 
     def write(self, call: Call, usage: Usage) -> None:
         cost = CATALOGUE.price(call.slug, usage)
-        self.rows.append(row_of(replace(call, usage=usage, cost_micro_usd=cost)))
+        self.rows.append(row_of(call._replace(usage=usage, cost_micro_usd=cost)))
 
     def compared(self) -> list[Any]:
         name = self.provider.name
@@ -279,7 +278,7 @@ def test_an_estimate_that_stayed_is_no_problem() -> None:
     usage, slug = Usage(1_000_000, 100_000), "gpt-5.4-mini"
     cost = CATALOGUE.price(slug, usage)
     call = begun(started_at=START, slug=slug, provider="openai", estimated=True)
-    ended = replace(call, usage=usage, cost_micro_usd=cost, status="timeout")
+    ended = call._replace(usage=usage, cost_micro_usd=cost, status="timeout")
     month.rows.append(row_of(ended))
     [row] = month.compared()
     assert row["causes"] == {"estimates": -cost / 10**6}

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ def test_what_is_finished_never_changes(database: Database) -> None:
     call = begun()
     ended = finished(call)
     table.write(database, [ended])
-    table.write(database, [call, replace(ended, cost_micro_usd=9)])
+    table.write(database, [call, ended._replace(cost_micro_usd=9)])
     (row,) = Reports(database).calls()
     assert dict(row) == row_of(ended)
 
@@ -74,7 +73,7 @@ def test_what_is_finished_never_changes(database: Database) -> None:
 def test_tool_calls_are_kept_by_name(database: Database) -> None:
     """Of web searches in a column of their own, which earlier versions know."""
     used = Usage(1, 2, tool_calls={"web_search": 3, "file_search": 1, "code_interpreter": 2})
-    table.write(database, [replace(finished(begun()), usage=used)])
+    table.write(database, [finished(begun())._replace(usage=used)])
     (row,) = Reports(database).calls()
     assert row["web_searches"] == 3
     assert row["other_tool_calls"] == "file_search:1+code_interpreter:2"

@@ -11,7 +11,6 @@ import shlex
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -388,9 +387,9 @@ def spend(database_url: str, key: str) -> None:
         for n, (user, slug, days) in enumerate((*rows, ("bob", "o3", 99)))
     ]
     with_keys = [
-        replace(each, key_id=None)
+        each._replace(key_id=None)
         if each.user == "user:bob"
-        else replace(each, key_id=key, team="research")
+        else each._replace(key_id=key, team="research")
         for each in calls
     ]
     table.write(Database(database_url), list(map(finished, with_keys)))
