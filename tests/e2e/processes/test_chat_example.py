@@ -2,6 +2,7 @@
 service was to have."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -63,28 +64,31 @@ def test_a_chat_service_has_three_layers_and_three_strategies(
     at_first = left([first], "ip")
 
     # Layer 2, a token bucket by blueprint: ten at once, whichever worker, then one in two seconds.
-    ada = times(chat, 14, "/chat/", {}, X_User="ada")
-    assert statuses(ada) == {200: 10, 429: 4}
-    refused = next(each for each in ada if each.status == 429)
-    assert refused.headers["retry-after"] == "2"
+    ada = times(chat, 10, "/chat/", {}, X_User="ada")
+    assert statuses(ada) == {200: 10}
+    while ada[-1].status == 200:  # what came back while a slow machine asked
+        ada += times(chat, 4, "/chat/", {}, X_User="ada")
+    admitted = statuses(ada)[200]
+    assert admitted <= 10 + (time.monotonic() - began_s) / 2
+    refused = ada[-1]
     wait_ms = int(refused.headers["retry-after-ms"])
     assert 0 < wait_ms <= 2000
+    assert int(refused.headers["retry-after"]) == math.ceil(wait_ms / 1000)
     assert refused.body["error"].startswith(
         "Rate limit 'user' exceeded: 30 per 1 minute, 10 at once. Try again in "
     )
     assert (refused.body["code"], refused.body["policy"]) == ("rate_limited", "user")
     assert refused.headers["x-ratelimit-limit"] == "10"
 
-    # A denied call counts nowhere: ten calls are gone of the plan's hundred a day.
-    assert left(ada, "plan") == 90
+    # A denied call counts nowhere: only the others are gone of the plan's hundred a day.
+    assert left(ada, "plan") == 100 - admitted
 
     # A sliding window by a decorator on one route, beside what the file says of its blueprint.
+    asked_s = time.monotonic()
     summaries = times(chat, 5, "/chat/summary", {}, X_User="bo")
     assert statuses(summaries) == {200: 3, 429: 2}
-    assert (left(summaries, "summary"), left(summaries, "user"), left(summaries, "plan")) == (
-        *(0, 7),
-        97,
-    )
+    assert (left(summaries, "summary"), left(summaries, "plan")) == (0, 97)
+    assert 7 <= left(summaries, "user") <= 7 + (time.monotonic() - asked_s) / 2
 
     # A fixed window for the other blueprint, where no plan applies.
     listed = times(chat, 7, "/models/", X_User="ada")
@@ -112,12 +116,19 @@ def test_a_chat_service_has_three_layers_and_three_strategies(
 
 def test_the_wait_of_a_refusal_is_exact(chat: Master, redis_client: redis.Redis) -> None:
     """A caller who waits `retry-after-ms` passes; before that, the answer is still 429."""
-    refused = times(chat, 11, "/chat/", {}, X_User="eve")
-    assert statuses(refused)[429] >= 1
-    [*_, last] = sorted(refused, key=lambda each: each.status)
-    assert chat.request("/chat/", {}, headers={"X-User": "eve"}).status == 429
-    time.sleep(int(last.headers["retry-after-ms"]) / 1000)
-    assert chat.request("/chat/", {}, headers={"X-User": "eve"}).status == 200
+    times(chat, 10, "/chat/", {}, X_User="eve")
+    is_refused = False
+    while not is_refused:
+        asked_s = time.monotonic()
+        [first] = times(chat, 1, "/chat/", {}, X_User="eve")
+        if first.status == 200:
+            continue
+        wait_s = int(first.headers["retry-after-ms"]) / 1000
+        is_refused = statuses(times(chat, 1, "/chat/", {}, X_User="eve")) == {429: 1}
+        # A slow machine may ask when the wait is over.
+        assert is_refused or time.monotonic() >= asked_s + wait_s
+    time.sleep(wait_s)
+    assert statuses(times(chat, 1, "/chat/", {}, X_User="eve")) == {200: 1}
 
 
 USE_UP = """
