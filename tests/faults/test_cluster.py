@@ -22,7 +22,7 @@ from tests import servers
 from tests.faults.callers import load, report, used
 from tests.faults.traffic import IS_LONG
 
-DEADLINE_S = 0.2
+DEADLINE_S = 1.0  # a pause of a busy machine is no failure of a node that is well
 #: After this a node counts as dead for the others.
 NODE_TIMEOUT_MS = 1000
 #: Of a caller that asks without a pause, after a replica calls itself a master.
@@ -121,7 +121,7 @@ def test_a_master_is_lost(
 
 def test_a_slot_moves(cluster: servers.Cluster) -> None:
     """Key by key and, where the server can, as a whole: each request counts once, none fails."""
-    engine = engine_of(cluster.uri, 5 * DEADLINE_S)  # a slot's writes pause while it changes hands
+    engine = engine_of(cluster.uri, 2 * DEADLINE_S)  # a slot's writes pause while it changes hands
     tag = keys_of_nodes()[0].strip("{}")
     both = (f"{{{tag}}}", f"{{{tag}}}b")
     with cluster.nodes[0].client() as source, cluster.nodes[1].client() as target:
