@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -59,7 +58,7 @@ def app(make_app: AppMaker, providers: dict[str, Biller]) -> Flask:
 def test_equal_bills(app: Flask, database_url: str) -> None:
     """There is nothing to list, and no alert. A credit is of no provider."""
     credit = begun(started_at=TODAY - timedelta(days=4), provider="", status="credited")
-    table.write(Database(database_url), [replace(credit, cost_micro_usd=-5_000_000)])
+    table.write(Database(database_url), [credit._replace(cost_micro_usd=-5_000_000)])
     done = run(app, "ledger", "reconcile")
     assert "None differs." in done.stderr
     usd = sum(row["cost_micro_usd"] for row in services_of(app).reports.calls())
