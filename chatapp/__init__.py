@@ -231,7 +231,7 @@ def _learn_outputs(estimator: Estimator, reports: Reports) -> None:
     try:
         estimator.learn(reports.recent_outputs())
     except SQLAlchemyError as error:
-        log.warning("Estimates begin without the ledger's calls: %s", error)
+        log.warning("Estimates start without the ledger's calls: %s", error)
 
 
 def _join_embedded_storage(app: Flask) -> None:
@@ -434,7 +434,7 @@ def _warn_of_others_keys(table: UpstreamTable) -> None:
     if table.base_url is None and not os.environ.get(f"{table.protocol.upper()}_BASE_URL"):
         for key in table.keys:
             if re.match(OTHERS_KEYS[table.protocol], key.secret or ""):
-                log.warning("%s is a key of another service than %s.", key.name, table.protocol)
+                log.warning("%s holds a key of another service than %s.", key.name, table.protocol)
 
 
 def _upstream(

@@ -208,8 +208,8 @@ class Settings(BaseModel):
         pattern=validation.SAFE_URL,
     )
     sign_in_groups: Annotated[dict[str, str], BeforeValidator(_json_object)] = setting(
-        'plan and team by group, as {"ml": "pro/research", "*": "starter"}, of which the first one '
-        "counts that a person has; `*` is everyone, and people without one may not sign in",
+        'plan and team by group, such as {"ml": "pro/research", "*": "starter"}; the first group '
+        "that a person has counts, `*` is everyone, and people without a group may not sign in",
         default_factory=dict,
     )
     sign_in_groups_claim: str = setting("claim with a person's groups", "groups")
@@ -243,8 +243,7 @@ class Settings(BaseModel):
         repr=False,
     )
     alert_webhook_secret: str | None = setting(
-        "with which alerts [are signed](alerts.md#the-webhook): `whsec_` and 24 to 64 bytes in "
-        "base64",
+        "secret that [signs alerts](alerts.md#the-webhook): `whsec_` and 24 to 64 bytes in base64",
         repr=False,
     )
     max_tokens: int = setting(
@@ -350,7 +349,7 @@ def from_config(config: Mapping[str, object]) -> Settings:
         wide = ", ".join(map(str, settings.admin_sign_on_from))
         raise SettingsError(
             f"{PREFIX}ADMIN_SIGN_ON_FROM: found {wide}, from which anyone could name an operator; "
-            f"allowed: the addresses of your proxy, as 10.0.0.5. If only your proxy can connect, "
+            f"allowed: your proxy's addresses, such as 10.0.0.5. If only your proxy can connect, "
             f'set {PREFIX}ADMIN_SIGN_ON_CONSENT="{CONSENT}".'
         )
     return settings

@@ -43,7 +43,7 @@ LOST: Final = (
     "database with its journal (`chat db restore`), correct DATABASE_URL, or create a key. "
     "`flask --app wsgi chat keys off` serves without keys again."
 )
-UNKNOWN_KEY: Final = "The API key is unknown; check that it is complete and of this server."
+UNKNOWN_KEY: Final = "The API key is unknown; check that it is complete and belongs to this server."
 
 
 class KeyRefusedError(Exception):
@@ -242,7 +242,7 @@ class Authenticator:
         try:
             self._store.note_use(public_id, day)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("When key %s was last used is not recorded: %s", public_id, error)
+            log.warning("The last use of key %s was not recorded: %s", public_id, error)
         finally:
             self._notes_left.release()
 

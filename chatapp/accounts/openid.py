@@ -113,7 +113,7 @@ class OpenIdProvider:
             bearer = {"Authorization": f"Bearer {tokens.get('access_token')}"}
             more = answer_of("GET", endpoint, headers=bearer)
             if more.get("sub") != claims.get("sub", more.get("sub")):
-                raise RefusedSignInError("the identity provider's answers are about two persons")
+                raise RefusedSignInError("the identity provider's answers name different people")
             # It verifies no other address than its own.
             is_other = claims.get("email") not in (None, more.get("email"))
             claims = {**more, **({"email_verified": None} if is_other else {}), **claims}

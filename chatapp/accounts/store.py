@@ -142,7 +142,7 @@ class ApiKey(Key):
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps. ``traffic_class``: None for that of the plan. ``people``:
-    a `People` as it is stored; None: it acts for its own user alone. ``bound_team``: the team whose
+    a `People` as it is stored; None: it acts only for its own user. ``bound_team``: the team whose
     administrator has made it; it gives access only while its user is in that team.
     """
 
@@ -472,7 +472,7 @@ class Accounts:
         values = {"name": name, "created_at": datetime.now(UTC), "limits": dict(limits) or None}
         with self._database.writing() as connection:
             if connection.execute(select(TEAMS).where(TEAMS.c.name == name)).first() is not None:
-                raise RefusedChangeError("existing_team", f"There is a team {name!r} already.")
+                raise RefusedChangeError("existing_team", f"The team {name!r} already exists.")
             connection.execute(insert(TEAMS).values(values))
 
     def revoke(self, public_id: str) -> ApiKey:

@@ -57,7 +57,7 @@ class UserQuery(Listed):
     team: str | None = Field(None, description="Only users of this team.")
     plan: str | None = Field(None, description="Only users with this plan.")
     key: Annotated[str, AfterValidator(public_id_of)] | None = Field(
-        None, description="Only users whom this key was the first to name."
+        None, description="Only users first named by this key."
     )
 
 
@@ -65,9 +65,7 @@ class UserFields(Change):
     """Fields that are left out stay unchanged; a new user gets their defaults."""
 
     plan: Plan | None = Field(None, description="The plan.")
-    team: Team | None = Field(
-        None, description="The team; null, or an empty text in a command, removes it."
-    )
+    team: Team | None = Field(None, description="The team; null (in a command: '') removes it.")
     limits: Amounts | None = Field(None, description=LIMITS.format("usd-day"))
     active: bool | None = Field(None, description="Accept the user's keys, or not.")
 
@@ -95,8 +93,8 @@ class PeopleFields(Fields):
     ] = Field(
         list(HEADERS),
         max_length=10,
-        description="The header that names the user; default: Open WebUI's. Empty: the body's "
-        '"user" names them.',
+        description="The header that names the user; default: Open WebUI's. If empty, use "
+        'the body\'s "user".',
     )
     plan: Annotated[Plan | None, Option("plan-of-new")] = Field(
         None, description="The plan of new users; default: the plan of the key."
@@ -136,7 +134,7 @@ class KeyFields(Change):
     traffic_class: Class | None = Field(
         None,
         alias="class",
-        description="Its class, such as batch; null, or an empty text in a command: its plan's.",
+        description="The key's class, such as batch; null (in a command: '') for the plan's.",
     )
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
@@ -412,8 +410,8 @@ def _key(call: Call, key: str) -> dict[str, object]:
 
 def _unmatched(patterns: Sequence[str]) -> list[str]:
     return [
-        f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key has "
-        "no use for that name; set its models again if it is misspelt."
+        f"No model in models.toml matches {pattern!r}. Unless an upstream serves one, the key "
+        "cannot use it; if the name is misspelt, set the key's models again."
         for pattern in allowed_models.unknown(patterns, current_services().catalogue)
     ]
 

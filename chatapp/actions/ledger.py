@@ -73,8 +73,8 @@ class OfUser(Fields):
 
 class Reconciled(Fields):
     since: Day = Field("30d", validate_default=True, description="From this day on; default 30d.")
-    until: Day = Field("0d", validate_default=True, description="To its end; default 0d, today.")
-    provider: Literal["openai", "anthropic"] | None = Field(None, description="Only this one.")
+    until: Day = Field("0d", validate_default=True, description="To its end; default 0d.")
+    provider: Literal["openai", "anthropic"] | None = Field(None, description="Only this provider.")
     project: str | None = Field(None, description="Only this project, or Anthropic's workspace.")
 
 
@@ -160,7 +160,7 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     empty="There are no forecasts",
 )
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
-    """Forecast when budgets will be used up, and how sure that is, for those who have spent most
+    """Forecast when budgets will be used up, and how likely that is, for those who have spent most
     this week."""
     query, operator = call.query, call.operator
     rows = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
@@ -211,7 +211,7 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
     if row is None:
         raise OperatorError(
             "unknown_call",
-            f"The ledger has no call {id!r}. `flask ratelimit why USER` has refused requests.",
+            f"The ledger has no call {id!r}. `flask ratelimit why USER` lists refused requests.",
         )
     call.operator.check_team(row["team"])
     return reports.call_as_json(row)
@@ -249,7 +249,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     query=Ago,
     order="-failed -calls upstream model",
     command="ledger outcomes",
-    empty="There are no calls of upstreams in this time",
+    empty="There are no calls to upstreams in this period",
 )
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
@@ -265,7 +265,7 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     order="upstream model streamed",
     command="latency",
     columns="upstream model streamed calls p50_ms p95_ms",
-    empty="There are no answers of upstreams in this time",
+    empty="There are no answers from upstreams in this period",
 )
 def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
     """Show how slow providers are: how long their answers took to begin, by upstream and model.
@@ -360,8 +360,8 @@ def send_test_alert(_call: Call) -> dict[str, Any]:
 
 @Action("GET /providers", "read", order="name", command="providers list")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
-    """List the upstreams: their number of keys, which keys are missing, which pause, and what is
-    left of their quotas."""
+    """List the upstreams: their number of keys, which keys are missing, which are paused, and
+    what is left of their quotas."""
     tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams
     states = {state["name"]: state for state in reports.upstreams()}
     rows = []

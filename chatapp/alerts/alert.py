@@ -87,7 +87,7 @@ class Alert:
         text += ", which now refuses calls." if self.refuses else "."
         if self.resets_at is None:
             return text
-        return f"{text} It starts afresh at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC."
+        return f"{text} It resets at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC."
 
     @property
     def _who(self) -> str:

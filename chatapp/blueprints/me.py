@@ -67,7 +67,7 @@ def revoke_key(key: str) -> Response:
     presented, _ = _owner()
     row = current_services().accounts.find(key)
     if row is None or row[0].user != presented.user:
-        raise ApiError(404, "unknown_key", "You have no key of this id. GET /me/keys lists yours.")
+        raise ApiError(404, "unknown_key", "You have no key with this id: see GET /me/keys.")
     _, is_immediate = keys.revoke_key(key, reason="", by=_by(presented))
     return jsonify(id=key, immediate=is_immediate)
 

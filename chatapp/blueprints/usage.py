@@ -105,7 +105,7 @@ def call(id_: str) -> Response:
         ) from error
     if row is None:
         raise ApiError(
-            404, "unknown_call", "You made no call of this id, or it is not in the ledger yet."
+            404, "unknown_call", "You made no call with this id, or it is not in the ledger yet."
         )
     return jsonify(
         id=row["id"],

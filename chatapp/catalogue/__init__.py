@@ -194,8 +194,8 @@ class Catalogue:
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
-                "%s has no price and costs as much as its upstream's dearest model. Add its price "
-                "to the providers file: `chat prices check` prints what to write.",
+                "%s has no price and costs as much as its upstream's most expensive model. Add "
+                "its price to the providers file: `chat prices check` prints what to write.",
                 slug,
             )
         upstream = self.upstreams.get(slug) or slug.removesuffix(OTHER)

@@ -80,7 +80,7 @@ def restore(database: Database, backup_file: Path, *, without_keys: bool = False
     contents = contents_of(backup_file)
     if not without_keys and not contents.keys and contents_of(file).keys:
         raise BackupError(
-            f"{backup_file} has no API keys: restored, it would let everybody in. Choose another "
+            f"{backup_file} has no API keys: restoring it would let everyone in. Choose another "
             "backup, or pass --without-keys."
         )
     kept = file.with_name(f"{file.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")

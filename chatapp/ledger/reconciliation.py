@@ -21,9 +21,9 @@ from chatapp.ledger.table import MICRO, usage_of
 #: Causes that are problems. Others are expected: "rounding", "not final", and "estimates", of calls
 #: whose usage or day is uncertain.
 PROBLEMS: Final = {
-    "price": "its price is another, which `chat prices check` may know",
+    "price": "its price differs, and `chat prices check` may know the new one",
     "unseen": "{unseen} tokens are not in the ledger; key: {keys}",
-    "unbilled": "{unbilled} tokens of the ledger are not billed",
+    "unbilled": "{unbilled} tokens in the ledger are not billed",
     "unexplained": "nothing explains it",
 }
 NOT_FINAL: Final = "not final"

@@ -86,7 +86,7 @@ def header(text: str) -> str:
     """Return the name of a header that may name users; none that has a secret."""
     if not HEADER.fullmatch(text) or text.lower() in NO_PERSON:
         raise OperatorError(
-            "invalid_header", f"{text!r} cannot name users; write a header as {HEADERS[0]}"
+            "invalid_header", f"{text!r} cannot name users; write a header such as {HEADERS[0]}"
         )
     return text
 
@@ -97,7 +97,7 @@ def models(text: str) -> str:
         return patterns([text])[0]
     except ValueError:
         raise OperatorError(
-            "invalid_models", f"{text!r} is not a name of models; write it as gpt-5*"
+            "invalid_models", f"{text!r} is not a model name or pattern; write it as gpt-5*"
         ) from None
 
 

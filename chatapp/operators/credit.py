@@ -61,7 +61,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
             lacks = "Nothing is spent in the budgets" if spent else "There is no budget in dollars"
             settled = services.reports.settled_micro_usd(user, month_start(), team=team, key=key)
             if spent and settled > 0:
-                lacks = "Credits of a user, a key or a team have given back all that counts"
+                lacks = "Earlier credits to a user, key or team have given back all spending"
             raise OperatorError(
                 "nothing_spent",
                 f"{lacks} of {shown}. To let them spend more than a budget, set an amount that "

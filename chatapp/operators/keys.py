@@ -42,7 +42,7 @@ def set_fields(key: ApiKey, fields: Mapping[str, Any], *, reason: str, by: str) 
                 sentence = f"has the class {value or 'of its plan'}"
             case _:
                 acts = people_of(People.from_row(value))
-                amount, sentence = acts or "off", acts or "acts for its own user alone"
+                amount, sentence = acts or "off", acts or "acts only for its own user"
         current_services().accounts.change("key", key.public_id, **{field: value})
         callers.note(action, key.public_id, amount=amount, reason=reason, by=by)
         done.append(f"Key {key.public_id} {sentence}; all workers apply it within 5 s.")
@@ -100,7 +100,7 @@ def rotate_key(
     accounts = current_services().accounts
     row = accounts.find(public_id)
     if row is not None and row[0].name == SIGN_IN:  # a refresh would let the old one go on
-        sentence = f"{row[1].name} has got key {public_id} by signing in; revoke it instead."
+        sentence = f"{row[1].name} got key {public_id} by signing in; revoke it instead."
         raise RefusedChangeError("unusable_key", sentence)
     if row is not None and bound_team is None and not row[0].is_for(row[1]):
         raise OperatorError(

@@ -94,7 +94,7 @@ def act_for(current: CurrentRequest, named: Callable[[], str | None]) -> None:
     except NewPeopleError as error:
         wait_s = max(1, math.ceil((error.at - datetime.now(UTC)).total_seconds()))
         message = (
-            f"{name} is new, and this API key has brought as many new users as it may in an hour. "
+            f"{name} is new, and this API key may create no more users this hour. "
             f"Existing users are still served; try again in {wait_text(wait_s * 1000)}."
         )
         report = ErrorReport(429, "too_many_new_users", message, retry_after_s=wait_s)

@@ -16,10 +16,10 @@ MICRO: Final = 1_000_000
 #: Of both providers' SDKs: 0 at the first attempt.
 RETRY_COUNT: Final = "x-stainless-retry-count"
 
-CALLS: Final = Measure("calls", "Calls of providers, by their end", ("model", "status"))
+CALLS: Final = Measure("calls", "Calls to providers, by outcome", ("model", "status"))
 TOKENS: Final = Measure("tokens", "Tokens as the providers bill them", ("model", "direction"))
 DOLLARS: Final = Measure("cost_usd", "What calls cost, in dollars", ("model",))
-IN_FLIGHT: Final = Measure("calls_in_flight", "Calls of providers in flight", (), "sum")
+IN_FLIGHT: Final = Measure("calls_in_flight", "Calls to providers in flight", (), "sum")
 RETRIES: Final = Measure("client_retries", "Requests that are an SDK's further attempt")
 MEASURES: Final = (CALLS, TOKENS, DOLLARS, IN_FLIGHT, RETRIES)
 

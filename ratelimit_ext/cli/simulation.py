@@ -148,7 +148,7 @@ def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
     help="A policy file; repeat it to compare. Without it: the application's policy.",
 )
 @_traffic_options
-@click.option("--html", "page", type=PAGE, help="Also write the report to this file of HTML.")
+@click.option("--html", "page", type=PAGE, help="Also write the report to this HTML file.")
 @with_json
 @with_appcontext
 def simulate(files: tuple[str, ...], page: str | None, *, as_json: bool, **asked: Any) -> None:

@@ -99,12 +99,17 @@ def top(limit: str | None, most: int, **search: Any) -> None:
 
 @click.command()
 @with_appcontext
-@click.option("--at", type=click.IntRange(1, 100), default=80, help="The least percentage used.")
+@click.option(
+    "--at",
+    type=click.IntRange(1, 100),
+    default=80,
+    help="The percentage used, at least; default 80.",
+)
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=100, help="How many lines; default 100.")
 @of_search
 def near(at: int, limit: str | None, most: int, **search: Any) -> None:
-    """List the identities that have used 80 % of a limit, or more."""
+    """List the identities that have used at least 80 % of a limit."""
     _ranked(limit, at / 100, most, **search)
 
 

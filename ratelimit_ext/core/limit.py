@@ -231,7 +231,7 @@ class Limit:
         self._check_keep()
         if self.wait is not None and self.unit == "usd":
             raise ConfigurationError(
-                f"{self}: wait is not for a budget, whose money does not come back soon. Remove it."
+                f"{self}: a budget takes no wait, because money does not come back soon. Remove it."
             )
 
     def words(self) -> tuple[tuple[str, Any], ...]:
@@ -413,13 +413,13 @@ class Limit:
             return
         if self.traits.guard:
             raise ConfigurationError(
-                f"{self}: keep is not for a guard, which shares out nothing. Remove it."
+                f"{self}: a guard takes no keep, because it shares out nothing. Remove it."
             )
         kept = sum(units for _, units in self.keep)
         if kept >= self.capacity:
             raise ConfigurationError(
-                f"{self}: keep holds back {self.outside(kept)} of {self.outside(self.capacity)}, "
-                "so lower classes would never pass. Allowed: less than all of it."
+                f"{self}: keep reserves {self.outside(kept)} of {self.outside(self.capacity)}, "
+                "so lower classes would never pass. Reserve less."
             )
 
     def __str__(self) -> str:

@@ -127,8 +127,8 @@ class ParsedLimit:
         if bool(options.keep) != (options.priority is not None):
             has, lacks = ("keep", "priority") if options.keep else ("priority", "keep")
             raise ConfigurationError(
-                f"found {has} without {lacks}: priority says of which class a request is, and keep "
-                "what each class is kept. Write both, or none."
+                f"found {has} without {lacks}: priority gives the class of a request, and keep "
+                "reserves a part for each class. Write both, or none."
             )
         kept = []
         pairs: Any = dict(options.keep).items()  # as written, of any types
@@ -228,8 +228,8 @@ def _check_line(options: LimitOptions) -> None:
         )
     if options.wait is None:
         raise ConfigurationError(
-            "found fair without wait: of calls in flight it says who is next in line, and without "
-            'wait there is no line. Add wait = "20 seconds", or remove it.'
+            "found fair without wait: for calls in flight, fair orders the queue, which only wait "
+            'makes. Add wait = "20 seconds", or remove fair.'
         )
 
 

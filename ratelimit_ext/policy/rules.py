@@ -41,7 +41,7 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
     if options.anchor != "week" and options.week_starts != "monday":
         mistakes.add(
             place.at("week_starts"),
-            f"found {options.week_starts!r} without a calendar week, which alone has a first day. "
+            f"found {options.week_starts!r} without a calendar week; only that has a first day. "
             'Add anchor = "week", or remove it.',
         )
     if options.reserve and limit.deduct_when is None:

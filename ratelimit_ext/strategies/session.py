@@ -40,7 +40,7 @@ class Session(Strategy):
     )
     options = ("idle",)
     frees_after_period = True
-    denial_sentence = "To go on, have the operator raise it, or begin another session."
+    denial_sentence = "To continue, ask the operator to raise it, or start another session."
 
     def longest_wait_us(self, limit: Limit) -> int:
         return limit.period_us

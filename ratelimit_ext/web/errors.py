@@ -319,7 +319,7 @@ def _kept(limit: Limit) -> str:
         return ""
     *names, last = limit.part.kept_for
     listed = f"{', '.join(names)} and {last}" if names else last
-    return f"A part of it is kept for {listed}."
+    return f"Part of it is kept for {listed}."
 
 
 def _share_sentence(limit: Limit, denials: Sequence[Verdict]) -> str:
@@ -329,7 +329,7 @@ def _share_sentence(limit: Limit, denials: Sequence[Verdict]) -> str:
     used, part = limit.outside(share.used), limit.outside(share.part)
     return (
         f"Your share of {limit.name.removesuffix('-share')!r} is used: {used:,} of {part:,} "
-        f"{limit.unit}, as {share.members} members share {limit.outside(limit.amount):,}."
+        f"{limit.unit}, because {share.members} members share {limit.outside(limit.amount):,}."
     )
 
 

@@ -47,7 +47,7 @@ def test_the_refusal_says_whose_share(make: Maker) -> None:
     refused = app.test_client().get("/", headers={"X-User": "loop"})
     assert refused.json is not None
     assert refused.json["error"].startswith(
-        "Your share of 'team' is used: 5 of 5 requests, as 20 members share 100. Try again in "
+        "Your share of 'team' is used: 5 of 5 requests, because 20 members share 100. Try again in "
     )
     assert refused.json["share"] == {"used": 5, "of": 5, "members": 20}
     assert refused.json["policy"] == "team-share"

@@ -56,7 +56,7 @@ def test_the_refusal_says_for_whom(make: Maker) -> None:
     refused = app.test_client().get("/", headers={"X-Class": "bulk"})
     assert refused.json is not None
     assert refused.json["kept_for"] == ["interactive", "normal"]
-    assert "A part of it is kept for interactive and normal. Try again in" in refused.json["error"]
+    assert "Part of it is kept for interactive and normal. Try again in" in refused.json["error"]
     assert refused.headers["RateLimit-Policy"] == '"model";q=10;w=60'
     assert refused.headers["RateLimit"].startswith('"model";r=0;')
     admitted(app, "interactive")
@@ -73,7 +73,7 @@ def test_a_request_too_large_for_its_class(make: Maker) -> None:
         app.test_client().get("/", headers={"X-Class": name}) for name in ("bulk", "interactive")
     ]
     assert [answer.status_code for answer in answers] == [400, 200]
-    assert "more than 4 at once. A part of it is kept for" in answers[0].text
+    assert "more than 4 at once. Part of it is kept for" in answers[0].text
 
 
 def test_one_question_a_request(make: Maker) -> None:
@@ -345,7 +345,7 @@ def test_an_unknown_identity_in_code_is_named(word: str, text: Any, late: bool) 
 
 #: Keywords with a mistake, and what the error says of it.
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "all of it": ({"keep": {"a": 6, "b": 4}}, "keep holds back 10 of 10"),
+    "all of it": ({"keep": {"a": 6, "b": 4}}, "keep reserves 10 of 10"),
     "nothing": ({"keep": {}}, "found priority without keep"),
     "no class": ({"priority": None}, "found keep without priority"),
     "no number": ({"keep": {"a": "4"}}, "found '4' (a string) kept for 'a' (a string); allowed"),
@@ -367,5 +367,5 @@ def test_mistakes(make: Maker, words: dict[str, Any], said: str) -> None:
 def test_guards_share_out_nothing(make: Maker) -> None:
     """They keep nothing."""
     _, limiter = make()
-    with pytest.raises(ConfigurationError, match="keep is not for a guard"):
+    with pytest.raises(ConfigurationError, match="a guard takes no keep"):
         limiter.limit("unless blocked", keep=KEEP, priority=asked_class)(lambda: "ok")

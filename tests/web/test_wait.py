@@ -438,7 +438,7 @@ def test_invalid_lengths(text: object) -> None:
     ("limit", "more", "sentence"),
     [
         ("5 usd/day", {}, "wait is not an option of the strategy 'fixed-window'"),
-        ("5 usd/day", {"strategy": "token-bucket"}, "wait is not for a budget"),
+        ("5 usd/day", {"strategy": "token-bucket"}, "a budget takes no wait"),
         (
             "5/day",
             {"strategy": "sliding-window"},

@@ -89,7 +89,7 @@ def spending() -> ResponseReturnValue:
 def call() -> ResponseReturnValue:
     row = current_services().reports.call(query("id").strip())
     if row is None:
-        raise ApiError(404, "not_found", "There is no such call. Refused ones are denials.")
+        raise ApiError(404, "not_found", "There is no such call. Denials has refused calls.")
     g.admin.operator.check_team(row["team"])
     call = reports.call_as_json(row)
     return shown("admin/call.html", {"limits": call["limits"]}, call=call)
@@ -112,7 +112,7 @@ def latency() -> ResponseReturnValue:
     known = {text: found.get((text,), Latency(0, 0, 0)) for text in slots}
     amounts = {
         "half within": {text: row.p50_ms for text, row in known.items()},
-        "95 % within so much more": {text: row.p95_ms - row.p50_ms for text, row in known.items()},
+        "extra time to 95 %": {text: row.p95_ms - row.p50_ms for text, row in known.items()},
     }
     title = f"How long {kind} answers of {model or 'all models'} took to begin"
     drawn = Chart(title, amounts, slots, _text, lambda at: f"{datetime.fromisoformat(at):{name}}")

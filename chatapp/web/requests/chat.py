@@ -118,7 +118,7 @@ def _message(text: str) -> str:
         _unicode(text),
         MESSAGE_MAX_BYTES,
         "message_too_long",
-        "has {size} bytes; allowed are {most}: shorten it",
+        "has {size} bytes (at most {most}): shorten it",
     )
     return _visible(text)
 
@@ -145,7 +145,7 @@ def checked_user_id(text: str) -> str:
 def _name(text: str, *, most: int) -> str:
     if len(_unicode(text)) > most:
         raise ValueError(
-            f"has {len(text)} characters; allowed are {most}: send a shorter one or leave it out"
+            f"has {len(text)} characters (at most {most}): send a shorter one or leave it out"
         )
     if not CONTROL_CATEGORIES.isdisjoint(map(unicodedata.category, text)):
         raise ValueError("contains a control character; remove it")
@@ -181,7 +181,7 @@ class SpokenMessage(BaseModel):
 def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
     if len(messages) > MESSAGES_MOST:
         raise ValueError(
-            f"has {len(messages)} messages; allowed are {MESSAGES_MOST}: leave out the oldest ones"
+            f"has {len(messages)} messages (at most {MESSAGES_MOST}): leave out the oldest ones"
         )
     for place, message in (("begins", messages[0]), ("ends", messages[-1])):
         if message.role != "user":
@@ -195,13 +195,13 @@ def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
         messages[-1].content,
         MESSAGE_MAX_BYTES,
         "message_too_long",
-        "ends with a message of {size} bytes; allowed are {most}: shorten it",
+        "ends with a message of {size} bytes (at most {most}): shorten it",
     )
     _bounded(
         "".join(message.content for message in messages),
         CONVERSATION_MAX_BYTES,
         "conversation_too_long",
-        "has {size} bytes; allowed are {most}: leave out the oldest messages",
+        "has {size} bytes (at most {most}): leave out the oldest messages",
     )
     return messages
 

@@ -37,12 +37,12 @@ def _data(url: str) -> str:
         )
     media_type = match[1].lower()
     if media_type not in BEGINNINGS:
-        raise ValueError(f"has the type {media_type}; allowed are {TYPES}")
+        raise ValueError(f"has the type {media_type}; allowed: {TYPES}")
     size = (len(url) - match.end()) * 3 // 4
     if size > FILE_MAX_BYTES:
         raise PydanticCustomError(
             TOO_LARGE,
-            "has {size} bytes; allowed are {most}: send a smaller file",
+            "has {size} bytes (at most {most}): send a smaller file",
             {"size": size, "most": FILE_MAX_BYTES},
         )
     try:
@@ -89,7 +89,7 @@ def files_of(sent: list[SentFile]) -> tuple[File, ...]:
 
 def checked_count(count: int) -> None:
     if count > FILES_MOST:
-        raise ValueError(f"has {count} files; allowed are {FILES_MOST}: leave out the oldest ones")
+        raise ValueError(f"has {count} files (at most {FILES_MOST}): leave out the oldest ones")
 
 
 def _few(files: list[SentFile]) -> list[SentFile]:

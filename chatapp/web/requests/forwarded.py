@@ -101,7 +101,7 @@ def _bounded_input(items: object) -> object:
     if isinstance(items, list):
         _few([item if isinstance(item, dict) else {} for item in items])
     elif not isinstance(items, str | None):
-        raise ValueError("is neither a text nor a list")  # noqa: TRY004 - pydantic's rule
+        raise ValueError("is neither a string nor a list")  # noqa: TRY004 - pydantic's rule
     return items
 
 
@@ -195,8 +195,8 @@ def _read(
         raise ApiError(
             400,
             "unsupported_mcp",
-            "A call with an MCP server of the caller's has to be streamed: what the server returns "
-            'is counted as it passes. Send "stream": true.',
+            "Calls with an MCP server must be streamed, so that what the server returns can be "
+            'counted. Send "stream": true.',
             param="stream",
         )
     return ModelRequest(
@@ -222,7 +222,9 @@ def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
         return  # the provider knows
     if makes_embeddings:
         names = ", ".join(sorted(catalogue.embedding))
-        raise _not_found(f'The model "{model.name}" makes no embeddings. Choose one of {names}.')
+        raise _not_found(
+            f'The model "{model.name}" does not make embeddings. Choose one of {names}.'
+        )
     raise _not_found(f'The model "{model.name}" makes embeddings only. Use POST /v1/embeddings.')
 
 

@@ -46,7 +46,7 @@ SENTENCES = {
 def test_the_sentence_says_whose_budget_it_is(sentence: str) -> None:
     """And how much of how much, until when."""
     found = alert(**SENTENCES[sentence])
-    assert found.sentence == f"{sentence} It starts afresh at 2026-12-01 00:00:00 UTC."
+    assert found.sentence == f"{sentence} It resets at 2026-12-01 00:00:00 UTC."
 
 
 def test_a_name_is_only_text() -> None:

@@ -138,7 +138,7 @@ def test_the_sentence_says_who_and_how_much(
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         f"Key {KEY} of alice has spent 8.25 of 10.00 USD (82 %) of the budget key-usd-day. "
-        f"It starts afresh at {budget.resets_at:%Y-%m-%d %H:%M:%S} UTC."
+        f"It resets at {budget.resets_at:%Y-%m-%d %H:%M:%S} UTC."
     )
 
 
@@ -266,7 +266,7 @@ def test_a_refusal_says_so(alerts: Alerts, caplog: pytest.LogCaptureFixture) -> 
     assert thresholds(alerts) == [80]
     decide(alerts, standing(used=int(9.5 * USD), refuses=True))
     assert thresholds(alerts) == [80, 100]
-    assert "of the budget usd-day, which now refuses calls. It starts" in caplog.messages[-1]
+    assert "of the budget usd-day, which now refuses calls. It resets" in caplog.messages[-1]
 
 
 def test_another_amount_is_another_budget(alerts: Alerts) -> None:

@@ -66,7 +66,7 @@ def test_an_alert_arrives_signed(receiver: Receiver) -> None:
         "timestamp": "2026-11-26T14:03:11Z",
         "text": (
             "User alice has spent 4.02 of 5.00 USD (80 %) of the budget usd-day. "
-            "It starts afresh at 2026-11-27 00:00:00 UTC."
+            "It resets at 2026-11-27 00:00:00 UTC."
         ),
         "data": {
             "identity": "user:alice",

@@ -633,7 +633,7 @@ def test_spending_is_shown_by_each_subject(
     app: Flask, admin: FlaskClient, database_url: str
 ) -> None:
     """Names are text; an unknown subject or time is the usual one."""
-    assert "There are no calls in this time." in admin.get("/admin").text
+    assert "There are no calls in this period." in admin.get("/admin").text
     now = datetime.now(UTC)
     calls = [
         finished(begun(started_at=now, user="user:<b>", team="research"), cost_micro_usd=2_000_000),
@@ -668,7 +668,7 @@ def test_spending_of_a_calendar_month(admin: FlaskClient, database_url: str) -> 
     assert "<dd>$4.50</dd>" in page
     assert f'type="month" name="month" value="{last}"' in page
     assert f"days=7&amp;month={last}&amp;by=user" in page  # another choice keeps the month
-    assert "There are no calls in this time." in admin.get("/admin?month=2999-01").text
+    assert "There are no calls in this period." in admin.get("/admin?month=2999-01").text
     refused = admin.get("/admin?month=soon")
     assert (refused.status_code, "is not a month" in refused.text) == (400, True)
 

@@ -53,7 +53,7 @@ def test_a_key_for_unknown_models_is_made_with_a_warning(app: Flask) -> None:
     words = ("keys", "create", "--user", "alice", "--model", "gpt-99*", "--model", "gpt-4o")
     made = run(app, *words)
     assert parse(made.stdout.removesuffix("\n"))
-    assert "No model of models.toml matches 'gpt-99*'. Unless" in made.stderr
+    assert "No model in models.toml matches 'gpt-99*'. Unless" in made.stderr
     assert "'gpt-4o'" not in made.stderr
 
 
@@ -63,7 +63,7 @@ def test_setting_a_key_to_unknown_models_warns_as_well(app: Flask) -> None:
     assert key is not None
     done = run(app, "keys", "set", key.public_id, "--model", "gtp-5*", "--model", "gpt-4o").output
     assert "allows gtp-5*, gpt-4o; " in done
-    assert "No model of models.toml matches 'gtp-5*'. Unless" in done
+    assert "No model in models.toml matches 'gtp-5*'. Unless" in done
     assert "matches" not in run(app, "keys", "set", key.public_id, "--model", "gpt-4o").output
 
 

@@ -220,7 +220,7 @@ def test_a_dollar_is_given_back_once(console: Flask, key: str, order: tuple[Owne
     assert by_user["user:bob"] >= 0
     assert sum(by_user.values()) == by_user["user:alice"] == 210
     again = run(console, "credit", "5", "--key", key, status=1)
-    assert "have given back all that counts" in again.stderr or "Nothing is spent" in again.stderr
+    assert "have given back all spending" in again.stderr or "Nothing is spent" in again.stderr
 
 
 def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> None:
@@ -230,7 +230,7 @@ def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> No
     assert "has a credit of 0.00021 usd in" in done.stdout
     assert used(console, key, "user:bob") == {}
     refused = run(console, "credit", "5", "--team", "research", status=1)
-    assert "Credits of a user, a key or a team have given back all that counts" in refused.stderr
+    assert "Earlier credits to a user, key or team have given back all spending" in refused.stderr
     assert used(console, "team:research") == {"team-usd-month": 420}
 
 

@@ -115,7 +115,7 @@ def test_a_restore_keeps_accounts_on(live: Database, tmp_path: Path) -> None:
     early = Database(f"sqlite:///{tmp_path / 'early.db'}")
     migration.upgrade(early)
     backup(early, tmp_path / "backup.db")
-    with pytest.raises(BackupError, match="would let everybody in"):
+    with pytest.raises(BackupError, match="would let everyone in"):
         restore(live, tmp_path / "backup.db")
     assert Accounts(live).any_key()
     restore(live, tmp_path / "backup.db", without_keys=True)

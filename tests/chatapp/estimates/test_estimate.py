@@ -283,7 +283,7 @@ def test_a_worker_starts_without_its_ledger(
         connection.execute(text("DROP TABLE calls"))
     estimator = services_of(make_app()).estimator
     assert estimator.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
-    assert "Estimates begin without the ledger's calls" in caplog.text
+    assert "Estimates start without the ledger's calls" in caplog.text
 
 
 def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:

@@ -327,7 +327,7 @@ def test_commands_give_and_take_the_right(app: Flask, accounts: Accounts) -> Non
     (own,) = [k for k in json.loads(run(app, "keys", "list", "--json").stdout) if k["id"] in new]
     assert own["people"] == {"headers": [], "plan": None, "most_new": MOST_NEW}
     assert (
-        "acts for its own user alone" in run(app, "keys", "set", new, "--no-acts-for-users").stdout
+        "acts only for its own user" in run(app, "keys", "set", new, "--no-acts-for-users").stdout
     )
     assert [k.people for k in accounts.all_keys() if k.public_id in new] == [None]
     assert "all workers apply it within 5 s" in run(app, "users", "set", ANN, "--no-active").stdout

@@ -49,7 +49,7 @@ FOLDED = {
 #: has the mistake, by its name.
 MISTAKES = (
     ("user?name=alice", "", {"Amount": "lots", "Reason": "Launch"}, "Set amount", "amount"),
-    ("user?name=alice", "", {"Amount": "1 usd/day", "Until, by UTC": "now"}, "Set amount", "until"),
+    ("user?name=alice", "", {"Amount": "1 usd/day", "Until (UTC)": "now"}, "Set amount", "until"),
     ("user?name=alice", "", {"Expires (empty: never)": "2020-01-01"}, "Create key", "expires"),
     ("user?name=alice", "Change", {"Amounts, a line each": "2"}, "Change key", "limits"),
     ("user?name=alice", "Change", {"Class of traffic": "a class"}, "Change key", "class"),
@@ -163,7 +163,7 @@ def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admi
     page.get_by_role("link", name="alice").click()
     page.get_by_role("combobox", name="Limit").select_option("usd-day")
     page.get_by_label("Amount", exact=True).fill("20 usd/day")
-    page.get_by_label("Until,").fill("2h")
+    page.get_by_label("Until (UTC)").fill("2h")
     page.get_by_label("Reason").first.fill("The launch is on Monday")
     button(page, "Set amount").click()
     expect(page.get_by_role("status")).to_contain_text("alice has usd-day=20 usd/day until")
@@ -205,7 +205,7 @@ def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str)
     page.get_by_role("link", name="research").click()
     page.get_by_role("combobox", name="Limit").select_option("team-usd-day")
     page.get_by_role("textbox", name="Amount").fill("90 usd/day")
-    page.get_by_label("Until,").fill("tomorrow 9:00")
+    page.get_by_label("Until (UTC)").fill("tomorrow 9:00")
     button(page, "Set amount").click()
     expect(page.get_by_role("status")).to_contain_text("research has team-usd-day=90 usd/day until")
     expect(page.get_by_role("row", name="team-usd-day")).to_contain_text("0 of 90 usd")
@@ -387,7 +387,7 @@ def test_a_slow_call_is_traced(
         ("latency?days=30", "half within"),
         ("latency?days=30&model=model-3", "Latency of model-3"),
         ("latency?kind=whole", "offline"),
-        (f"call?id={call['id']}", "Limits that were asked"),
+        (f"call?id={call['id']}", "Limits of this call"),
     ):
         page.goto(f"{admin_url}/admin/{path}")
         expect(page.locator("main")).to_contain_text(name)
@@ -396,7 +396,7 @@ def test_a_slow_call_is_traced(
     with site.app.app_context(), services_of(site.app).database.writing() as connection:
         connection.execute(update(CALLS).values(first_byte_ms=None))
     page.goto(f"{admin_url}/admin/latency")
-    expect(page.get_by_text("There are no such answers in this time.")).to_be_visible()
+    expect(page.get_by_text("There are no such answers in this period.")).to_be_visible()
     assert violations(page) == []
 
 

@@ -84,7 +84,7 @@ def test_a_paused_session_goes_on_once_it_is_raised(start: Callable[[], Flask]) 
     error = json_of(paused)["error"]
     assert (paused.status_code, error["code"]) == (429, "insufficient_quota")
     assert "'session-usd' exceeded: 0.005 usd per session" in error["message"]
-    assert "have the operator raise it, or begin another session" in error["message"]
+    assert "ask the operator to raise it, or start another session" in error["message"]
     assert paused.headers["x-should-retry"] == "false"
     assert 1790 < int(paused.headers["Retry-After"]) <= 1800
     assert '"session-usd";q=5000;qu="micro-usd"' in paused.headers["RateLimit-Policy"]

@@ -229,7 +229,7 @@ def test_the_page_draws_them(kept: Flask, now: datetime) -> None:
     page = operator.get("/admin/latency").text
     hour = f"{now - timedelta(minutes=59):%Y-%m-%d %H}"
     assert f"half within, {hour}: 50 ms" in page
-    assert f"95 % within so much more, {hour}: 45 ms" in page
+    assert f"extra time to 95 %, {hour}: 45 ms" in page
     assert "900 ms" in page
     one = operator.get("/admin/latency?model=gpt-4o&days=7").text
     assert "Latency of gpt-4o" in one

@@ -137,7 +137,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         ),
         ("system too long", fields(system=LONGEST + "a"), '"system" has 32001'),
         ("a long end", talk(said("user", LONGEST + "a")), "32001 bytes"),
-        ("1 MB", fields(message="a" * 1_000_000), "allowed are 32000"),
+        ("1 MB", fields(message="a" * 1_000_000), "(at most 32000)"),
     ],
     (422, "unknown_field"): [
         ("a misspelt field", fields(mesage="hi"), 'mean "message"?'),
@@ -169,11 +169,11 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         ("a field more", talk(said("user", name="x")), "0.name"),
         ("ends unasked", talk(USER, said("assistant")), "ends with"),
         ("begins answered", talk(said("assistant"), USER), "begins with"),
-        ("1,001 messages", talk(*[USER] * 1001), "allowed are 1000"),
+        ("1,001 messages", talk(*[USER] * 1001), "(at most 1000)"),
         (
             "21 files in a conversation",
             talk(*[said("user", files=[IMAGE] * 7)] * 3),
-            "allowed are 20",
+            "(at most 20)",
         ),
         (
             "a file of the assistant",
@@ -198,7 +198,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         ("not a PDF", fields(files=[file(b"x", "application/pdf")]), "begin"),
         ("nothing in it", fields(files=[file(b"", "image/png")]), "begin"),
         ("half a base64", fields(files=[{"data": IMAGE["data"][:-1]}]), "not valid base64"),
-        ("21 files", fields(files=[IMAGE] * 21), "has 21 files; allowed are"),
+        ("21 files", fields(files=[IMAGE] * 21), "has 21 files (at most"),
         ("a name with a line", fields(files=[{**IMAGE, "name": "a\nb"}]), "name"),
         ("files beside messages", talk(USER, files=[IMAGE]), "into a message"),
     ],
@@ -206,7 +206,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         (
             "a large file",
             fields(files=[file(PNG + b"a" * FILE_MAX_BYTES, "image/png")]),
-            "allowed are 3750000",
+            "(at most 3750000)",
         )
     ],
     (422, "invalid_user_id"): [
@@ -214,7 +214,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         ("user_id a list", fields(user_id=["a"]), "a list"),
         ("user_id an object", fields(user_id={}), "an object"),
         ("user_id 10 kB", fields(user_id="u" * 10_000), "10000 characters"),
-        ("user_id 257", fields(user_id="u" * 257), "allowed are 256"),
+        ("user_id 257", fields(user_id="u" * 257), "(at most 256)"),
         ("user_id empty", fields(user_id=""), "blank"),
         ("user_id newline", fields(user_id="a\nb"), "control"),
         ("user_id NUL", fields(user_id="a\x00"), "NUL"),
@@ -230,7 +230,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
     (422, "invalid_model"): [
         ("model empty", fields(model=""), "blank"),
         ("model 1", fields(model=1), "a number"),
-        ("model huge", fields(model="gpt-" + "x" * 10_000), "allowed are 100"),
+        ("model huge", fields(model="gpt-" + "x" * 10_000), "(at most 100)"),
         ("model with NUL", fields(model="gpt-\x00"), "NUL"),
     ],
     (422, "model_unavailable"): [
