@@ -294,13 +294,11 @@ class Answer(httpx2.SyncByteStream):
         self.status = self._parser.get_status_code()
         if 100 <= self.status < 200 and self.status != 101:
             return  # the answer is still to come
-        # All at once. A NUL, and a space behind a name, are allowed by the leniency.
-        names = b"\0".join([name for name, _ in fields]).decode("latin-1").lower()
-        values = b"\0".join([value for _, value in fields]).decode("latin-1").split("\0")
-        if " \0" in f"{names}\0" or not names.count("\0") + 1 == len(values) <= len(fields or "-"):
-            raise httpcore2.RemoteProtocolError("a header has a NUL, or a space behind its name")
-        for name, text in zip(names.split("\0"), map(str.strip, values), strict=True):
+        for field, value in fields:
+            name, text = field.decode("latin-1").lower(), value.decode("latin-1").strip()
             headers[name] = f"{headers[name]}, {text}" if name in headers else text
+            if name.endswith(" ") or "\0" in text:  # both are allowed by the leniency
+                raise httpcore2.RemoteProtocolError(f"the header {name!r} is invalid")
         coding = headers.get("transfer-encoding", "chunked")
         if version not in ("1.0", "1.1") or self.status < 100 or coding.lower() != "chunked":
             head = f"HTTP/{version}, status {self.status}, Transfer-Encoding {coding}"

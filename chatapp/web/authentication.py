@@ -29,11 +29,11 @@ from chatapp.web.errors import ApiError, ErrorReport, unavailable
 from ratelimit_ext import wait_text
 
 # Public: the page with its files, the description of the API, and health; metrics and /admin have
-# tokens of their own, and who signs in has no key yet. All others need a key. None is a 404.
+# tokens of their own, and who signs in has no key yet. Any other blueprint requires a key.
 OPEN_BLUEPRINTS: Final = frozenset(
     {"page", "openapi", "health", "metrics", "admin", "management", "sign_in"}
 )
-OPEN_ENDPOINTS: Final = frozenset({"static", None})
+OPEN_ENDPOINTS: Final = frozenset({"static", None})  # None: an unknown address, a 404 for all
 HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'
 #: Every 401 has an authentication scheme. Without the ban on retries, Claude Code would retry
 #: silently for minutes.

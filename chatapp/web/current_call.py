@@ -126,9 +126,9 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
 def _describe(
     id_: str, limits_ms: float | None, first_bytes_s: Sequence[float], response: Response
 ) -> Response:
+    response.headers[CALL_ID_HEADER] = id_
     upstream = f", upstream;dur={first_bytes_s[-1] * 1000:.1f}" if first_bytes_s else ""
-    timing = f"limits;dur={limits_ms}{upstream}"
-    response.headers._list += ((CALL_ID_HEADER, id_), (TIMING_HEADER, timing))  # noqa: SLF001 - new
+    response.headers[TIMING_HEADER] = f"limits;dur={limits_ms}{upstream}"
     return response
 
 

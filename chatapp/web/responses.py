@@ -75,10 +75,7 @@ def respond_with_count(**beside: str) -> Response:
 
 
 def raw_response(answer: RawAnswer) -> Response:
-    headers, size = Headers(), str(len(answer.raw))
-    headers._list += (("Content-Type", answer.content_type), ("Content-Length", size))  # noqa: SLF001
-    headers._list += answer.headers.items()  # noqa: SLF001
-    return WholeResponse([answer.raw], headers=headers)
+    return WholeResponse(answer.raw, headers=answer.headers, content_type=answer.content_type)
 
 
 class WholeResponse(Response):

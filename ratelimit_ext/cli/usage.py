@@ -99,12 +99,7 @@ def top(limit: str | None, most: int, **search: Any) -> None:
 
 @click.command()
 @with_appcontext
-@click.option(
-    "--at",
-    type=click.IntRange(1, 100),
-    default=80,
-    help="The percentage used, at least; default 80.",
-)
+@click.option("--at", type=click.IntRange(1, 100), default=80, help="Least percent; default 80.")
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=100, help="How many lines; default 100.")
 @of_search
@@ -157,7 +152,7 @@ def _ranking(state: State) -> tuple[str, ...]:
 @SCAN
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
-    """List what is blocked, until when, why, and who did it when."""
+    """List what is blocked: by whom, why, since when and until when."""
     blocked = all_operators().shared().blocks(scan=scan)
     heads = ("LIMIT", "IDENTITY", "REASON", "UNTIL", "BY", "SET", "NOTE")
     empty = "Nothing is blocked."

@@ -53,7 +53,7 @@ RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword=""
 _LENGTH: Final = re.compile(r"\s*([0-9]{1,99})\s*([a-z]+)\s*")
 _WORD: Final = re.compile(r"[a-z]+")
 _HOURS: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
-#: A longer text, which may be a caller's, is no limit: it is neither searched nor cached.
+#: Longer texts are refused before they are searched or cached, because callers may send them.
 LONGEST_TEXT: Final = 500
 _PERCENT: Final = re.compile(r"(\d{1,3})%")
 #: How steep the line of a fair budget may be, and how much may be added to a wait.

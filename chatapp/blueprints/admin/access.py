@@ -38,8 +38,8 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
-#: What browsers say of a form of another site, or of another host of the domain: it would have the
-#: operator act in the session of someone else.
+#: Browsers mark a form that another site, or another host of the domain, has sent. It could log an
+#: operator in with its author's key.
 OTHER_SITES: Final = frozenset({"cross-site", "same-site"})
 #: The argument that names the table to download.
 CSV: Final = "csv"
@@ -193,7 +193,7 @@ errors.install(bp, report)
 def login() -> ResponseReturnValue:
     """Begin a session. A wrong token counts against the address, like every request."""
     if request.headers.get("Sec-Fetch-Site") in OTHER_SITES:
-        raise ApiError(403, "other_site", "Another site has sent this form. Open the page again.")
+        raise ApiError(403, "other_site", "Another site has sent this form. Log in at /admin.")
     next_ = request.form.get("next", "")
     operator = operator_with(request.form.get("token", ""))
     if operator is None:

@@ -89,7 +89,7 @@ def spending() -> ResponseReturnValue:
 def call() -> ResponseReturnValue:
     row = current_services().reports.call(query("id").strip())
     if row is None:
-        raise ApiError(404, "not_found", "There is no such call. Denials has refused calls.")
+        raise ApiError(404, "not_found", "There is no such call. Refused calls are in Denials.")
     g.admin.operator.check_team(row["team"])
     call = reports.call_as_json(row)
     return shown("admin/call.html", {"limits": call["limits"]}, call=call)

@@ -556,8 +556,10 @@ def worked(
     """Something to report: spending, a call, a denied one, an alert, and what operators did."""
     spend(database_url, key_of(accounts))
     accounts.set_amount("team", "research", "team-usd-month", "9 usd/month")
-    now, days = datetime.now(UTC), range(15)
-    past = [finished(begun(started_at=now - timedelta(n), team="research")) for n in days]
+    now = datetime.now(UTC)
+    # At noon: a call in the last hour of a day may be billed on the next.
+    noons = [(now - timedelta(days)).replace(hour=12) for days in range(1, 15)]
+    past = [finished(begun(started_at=at, team="research")) for at in (now, *noons)]
     table.write(Database(database_url), past)
     policy = tmp_path / "policy.toml"
     tried = 'limit = "100/day"\n'
