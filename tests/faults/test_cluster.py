@@ -22,11 +22,11 @@ from tests import servers
 from tests.faults.callers import load, report, used
 from tests.faults.traffic import IS_LONG
 
-DEADLINE_S = 1.0  # a pause of a busy machine is no failure of a node that is well
+DEADLINE_S = 0.2
 #: After this a node counts as dead for the others.
 NODE_TIMEOUT_MS = 1000
-#: Of a caller that asks without a pause, after a replica calls itself a master.
-MOST_REFUSED = 100
+#: From the promotion of a replica to the first request that it serves.
+RECOVERY_S = 1.0
 OPTIONS = (
     *("--cluster-node-timeout", str(NODE_TIMEOUT_MS), "--cluster-require-full-coverage", "no"),
     *("--repl-diskless-sync-delay", "0", "--cluster-replica-validity-factor", "0"),
@@ -101,16 +101,14 @@ def test_a_master_is_lost(
     assert served is not None
     survived = used(engine, keys[1]) - (lost.admitted - len(acknowledged))
     charges_lost = max(0, len(acknowledged) - survived)
-    refused = sum(at > promoted for at in lost.failures)
     others = callers[0], callers[2]
     report(
         f"{fail.__name__}, replica {stall_s * 1000:.0f} ms behind: failover after "
         f"{promoted - failed:.2f} s, served {served - promoted:.2f} s later; "
-        f"{len(lost.failures)} refused, {refused} of them after it; "
-        f"{charges_lost} of {len(acknowledged)} acknowledged charges lost; others: longest "
-        f"{max(other.longest_s for other in others) * 1000:.0f} ms"
+        f"{len(lost.failures)} refused; {charges_lost} of {len(acknowledged)} acknowledged charges "
+        f"lost; others: longest {max(other.longest_s for other in others) * 1000:.0f} ms"
     )
-    assert refused <= MOST_REFUSED
+    assert served - promoted < RECOVERY_S
     for other in others:
         assert not other.errors
         assert used(engine, *other.keys) == other.admitted
@@ -121,7 +119,7 @@ def test_a_master_is_lost(
 
 def test_a_slot_moves(cluster: servers.Cluster) -> None:
     """Key by key and, where the server can, as a whole: each request counts once, none fails."""
-    engine = engine_of(cluster.uri, 2 * DEADLINE_S)  # a slot's writes pause while it changes hands
+    engine = engine_of(cluster.uri, 5 * DEADLINE_S)  # a slot's writes pause while it changes hands
     tag = keys_of_nodes()[0].strip("{}")
     both = (f"{{{tag}}}", f"{{{tag}}}b")
     with cluster.nodes[0].client() as source, cluster.nodes[1].client() as target:
