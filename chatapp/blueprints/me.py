@@ -80,7 +80,7 @@ def lower_limit(limit: str) -> Response:
     name, kept = (key.public_id, key.limits) if owner == "key" else (user.name, user.limits)
     amounts.checked(owner, [(limit, amount)], plan=user.plan)
     usual = amounts.known_limits(owner, plan=user.plan)[limit].parsed[0]
-    # What an override gives for a time is no reason to give it for good.
+    # A temporary raise must not become permanent.
     lasting = (kept or {}).get(limit, usual.text)
     now = OwnersAmounts().of(owner, name, {limit: lasting}, with_ends=False)[limit]
     most, now = min((usual.with_amount(text).amount, text) for text in (lasting, now))
