@@ -145,9 +145,10 @@ class ClusterEngine:
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. Asks one shard: an outage is of its identities only."""
         slot = slot_of(hash_tag(self._note))
-        call = NodeCall(slot, ("EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS))
+        words = ("EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS)
         try:
-            return int(self._run([call])[0])
+            self._run([NodeCall(slot, ("PING",))])  # see RedisEngine.probe
+            return int(self._run([NodeCall(slot, words)])[0])
         except StorageUnavailable as error:
             if "maxmemory" in str(error):
                 return NOTE_MS * 1000

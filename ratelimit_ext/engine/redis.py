@@ -110,6 +110,8 @@ class RedisEngine:
         """See :meth:`StorageEngine.probe`. A full server serves, too."""
         try:
             with self._connections.deadline():
+                self._client.ping()  # if its answers are too late, it must not begin a recovery
+            with self._connections.deadline():
                 return int(self._client.eval(TEXTS["recovery"], 1, self._note, NOTE_MS))
         except self._errors as error:
             if "maxmemory" in str(error):

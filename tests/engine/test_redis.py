@@ -2,6 +2,7 @@
 
 import importlib.util
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -258,3 +259,20 @@ def refuses(client: redis.Redis) -> bool:
     except redis.ResponseError as error:
         return "BUSY" in str(error)
     return False
+
+
+def test_replies_that_come_too_late_begin_no_recovery(redis_server: servers.Server) -> None:
+    """A server whose replies are lost has run what it was asked. The first worker that learns of it
+    begins the recovery, which the others join: else that one would return to the storage alone."""
+    with Relay(redis_server.port) as relay:
+        engine, other = (engine_at(f"redis://127.0.0.1:{relay.port}") for _ in range(2))
+        for _ in range(3):
+            engine._client.ping()
+            relay.drops_replies.set()
+            with pytest.raises(StorageUnavailable):
+                engine.probe()
+            relay.drops_replies.clear()
+        asked_at = time.monotonic()
+        began = engine.probe()
+        assert 0 <= began <= (time.monotonic() - asked_at) * 1_000_000
+        assert began < other.probe() < (time.monotonic() - asked_at) * 1_000_000
