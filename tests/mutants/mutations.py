@@ -16,12 +16,13 @@ from lupa.lua51 import LuaRuntime, LuaSyntaxError
 ENGINE, STRATEGIES = "ratelimit_ext/engine", "ratelimit_ext/strategies"
 RATES, HELD = "tests/strategies", "tests/engine/test_reservations.py"
 LINES = ("tests/engine/test_line.py", "tests/engine/test_lines.py")
+FAIR, TURNS = "tests/engine/test_fair.py", "tests/engine/test_turns.py"
 HISTORIES, CLAIMS = "tests/engine/test_histories.py", "tests/engine/test_claims.py"
 #: The files, and the tests of the fast tier, or beside it, that are about them.
 TESTS = {
     f"{ENGINE}/admit.lua": (
         *("tests/engine/test_admission.py", "tests/engine/test_full_storage.py", LINES[0], RATES),
-        *(CLAIMS, "tests/engine/test_fair.py", HISTORIES),
+        *(CLAIMS, FAIR, HISTORIES),
     ),
     f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", HELD, HISTORIES),
     f"{STRATEGIES}/reservations.lua": (
@@ -29,6 +30,9 @@ TESTS = {
     ),
     f"{STRATEGIES}/line.lua": LINES,
     f"{STRATEGIES}/concurrency.lua": (LINES[0], HELD, HISTORIES),
+    f"{STRATEGIES}/fair_concurrency.lua": (TURNS, LINES[0]),
+    f"{STRATEGIES}/fair_window.lua": (FAIR, HISTORIES),
+    f"{STRATEGIES}/session.lua": (RATES, HISTORIES),
     f"{STRATEGIES}/fixed_window.lua": (RATES, CLAIMS, HISTORIES),
     f"{STRATEGIES}/sliding_window.lua": (RATES, CLAIMS, HISTORIES),
     f"{STRATEGIES}/sliding_window_counter.lua": (RATES, CLAIMS, HISTORIES),
