@@ -70,6 +70,14 @@ def test_calls_in_flight_divide_what_is_left(engine: Engine, limit: Limit) -> No
     assert got == [(10, 0, 990), (495, 1, 495), (165, 2, 330), (82, 3, 248)]
 
 
+def test_what_the_last_window_used_is_not_divided(engine: Engine) -> None:
+    """Half a day later, half of it counts."""
+    limit, noon = BUDGETS[3], START + DAY + DAY // 2
+    assert engine.admit([Charge(limit, "b", 400)], now_us=START).admitted
+    assert parts(claimed(engine, limit, 1, now_us=noon)) == [(10, 0, 790)]
+    assert parts(claimed(engine, limit, 2, now_us=noon)) == [(395, 1, 395)]
+
+
 @every_budget
 def test_many_calls_hold_no_more_than_the_budget(engine: Engine, limit: Limit) -> None:
     """Also beyond the holds of one string; what is needed and no longer there is denied."""

@@ -217,7 +217,11 @@ def test_slots_are_taken_and_given_back(engine: Engine) -> None:
     assert second.admitted
     assert not third.admitted
     engine.settle([Change.settle(first.verdicts[0], holds[0], 0)], now_us=START)
-    assert reserved(engine, SLOTS, 1, holds[2]).admitted
+    third = reserved(engine, SLOTS, 1, holds[2])
+    assert third.admitted
+    for each, hold in ((second, holds[1]), (third, holds[2])):
+        engine.settle([Change.settle(each.verdicts[0], hold, 0)], now_us=START)
+    assert engine.clear(["b"]) == 0  # nothing is stored without calls
 
 
 @pytest.mark.parametrize("limit", [*TOKENS, SLOTS], ids=lambda limit: limit.strategy)

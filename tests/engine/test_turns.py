@@ -288,6 +288,22 @@ def test_members_who_are_ahead_need_no_more_memory(redis_client: redis.Redis) ->
     assert MOST_AHEAD * 11 < redis_client.strlen("b:{slots}") <= head + holds + MOST_AHEAD * 11
 
 
+def test_those_who_are_the_farthest_ahead_are_known(world: World) -> None:
+    """Of too many members, those are forgotten who have the least to wait for."""
+    slots, order = Slots(world, slots=1), list[str]()
+    slots.come("first", 1)
+    for number in range(MOST_AHEAD + 40):
+        slots.come(f"member {number}", 1000 + 100 * number)
+        slots.over(slots.running[0])
+    for number in range(MOST_AHEAD, MOST_AHEAD + 40):
+        slots.come(f"member {number}", 1000)
+        slots.come(f"new {number}", 1000)
+    while len(order) < 40:
+        slots.over(slots.running[0])
+        order.append(slots.running[0].member.split()[0])
+    assert order.count("member") == 0
+
+
 @pytest.mark.parametrize("before", ["ada", ""])
 def test_state_of_before(redis_client: redis.Redis, before: str) -> None:
     """Tickets of a release that did not know what calls reserve, or of a limit that was not fair,

@@ -269,6 +269,17 @@ SAME: dict[str, dict[str, str]] = {
             "what is stored is stored again"
         ),
     },
+    f"{STRATEGIES}/fair_window.lua": {
+        "`or window.used == 0 and words[arg + 4] == 0` → "
+        "`or window.used == 0 and words[arg - 4] == 0`": (
+            "that is the end of the group's last window by the calendar: 0 if the member's is"
+        ),
+    },
+    f"{STRATEGIES}/reservations.lua": {
+        "`add(holds, hold, now + lease, 0, 0, 0)` → `add(holds, hold, now + lease, 0, 0, 1)`": (
+            "a hold of nothing has nothing to give back, however much of it is spent"
+        ),
+    },
     "ratelimit_ext/web/request/waiting_room.py": {
         "`if changes:` → `if True:`": "a settlement of nothing asks the storage nothing",
         "`state.waited_us = waited_us ⏎ "
@@ -281,12 +292,24 @@ SAME: dict[str, dict[str, str]] = {
         '`if differs and known_at > (self._fact("clock set by") or 0.0):`': (
             "the clock at one instant of the monotonic clock is one"
         ),
+        '`self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)` → '
+        '`self._all("DELETE FROM buckets WHERE expiry < ? AND changed IS NULL", now_us)`': (
+            "what is over at this instant is not read, and goes at the next sweep"
+        ),
+        "`differs = before_us is None or abs(ahead_us - before_us) > STEP_US` → "
+        "`differs = before_us is None or abs(ahead_us - before_us) >= STEP_US`": (
+            "the second from which on the clock is set is a choice"
+        ),
         "`self._write() ⏎ "
         'self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)` → '
         '`self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us) ⏎ '
         "self._write()`": "a bucket of this decision that is over goes at the next sweep",
     },
     f"{STRATEGIES}/token_bucket.lua": {
+        "`if frac < 0 then used, frac = used - 1, frac + period end` → "
+        "`if frac <= 0 then used, frac = used - 1, frac + period end`": (
+            "a whole unit in the fraction is worth as much, and comparisons add both"
+        ),
         "`if now <= at then return used, frac, at - now <= SKEW and at - now or 0, pace end` → "
         "`if now < at then return used, frac, at - now <= SKEW and at - now or 0, pace end`": (
             "nothing leaks in no time, and the pace of a full bucket is not read"

@@ -80,6 +80,18 @@ def test_a_request_is_woken_once_by_each_turn() -> None:
     assert not woken.is_set()
 
 
+def test_it_sleeps_until_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts, to notice that its client has left; their sum is what was asked for."""
+    slept = [0.0]
+    woken = threading.Event()
+    monkeypatch.setattr(woken, "wait", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    with Flask("waits").test_request_context():
+        assert waiting_room._sleep(3.25, woken)
+    assert sum(slept) == 3.25
+    assert max(slept) == waiting_room.NOTICED_S
+
+
 def test_other_limits_are_charged_when_it_starts(make: Maker, uri: str, night: Night) -> None:
     """A request that waits holds no money and no slot, and asks the storage nothing."""
     app, limiter = make(storage_uri=uri)
@@ -424,6 +436,27 @@ def test_events_and_figures(make: Maker, monkeypatch: pytest.MonkeyPatch, night:
         assert f"ratelimit_wait_seconds_count{{{labels}}} {count}.0" in scraped
     decisions = [each for each in events if isinstance(each, DecisionEvent)]
     assert all(0 <= each.seconds < 2 for each in decisions)
+
+
+def test_a_limit_that_denies_later_has_an_event(make: Maker, night: Night) -> None:
+    """Another route uses it up while the request waits for the first."""
+    app, limiter = make(config=MANY)
+    events: list[Event] = []
+    limiter.listen(events.append)
+    words = {"strategy": "token-bucket", "wait": "20 seconds"}
+    common = limiter.shared_limit("6/minute", scope="all", burst=2, name="common", **words)
+    view = limiter.limit("30/minute", burst=1, name="own", **words)(common(lambda: "ok"))
+    app.add_url_rule("/", "view", view)
+    app.add_url_rule("/other", "other", common(lambda: "ok"))
+    statuses(app, "/")
+    others = iter(["/other"])
+    night.instead = lambda _: all(statuses(app, path) == [200] for path in others)
+    assert statuses(app, "/") == [200]
+    waited = [each for each in events if isinstance(each, WaitEvent)]
+    assert sorted((each.limit.label, each.outcome) for each in waited) == [
+        ("common", "started"),
+        ("own", "started"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["20", "0 seconds", "-1 seconds", "20 parsecs", "2 days", "", 20])
