@@ -36,6 +36,7 @@ from chatapp.web.current_request import (
     tokens,
     usd,
 )
+from chatapp.web.errors import is_overload
 from chatapp.web.tags import tags_of
 from ratelimit_ext import (
     DecideAgain,
@@ -189,14 +190,14 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
     """Return the decision for another key or for the fallback model if the requested model is
     overloaded; ``None`` admits the request. If none can, the refusal with the shortest wait."""
     current, shortest = current_request(), refusal
-    while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
+    while is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.demand.tiers:
             wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
             current.services.router.pause_key(current.wanted.turn.model, wait_s)
         if current.use_other_key() is None:
             return _decide_for_fallback(shortest, decide_again)
         other = decide_again()
-        if other is None or not _is_overload(other):
+        if other is None or not is_overload(other):
             return other
         refusal = other
         shortest = min(shortest, refusal, key=_wait_ms)
@@ -207,13 +208,9 @@ def _decide_for_fallback(refusal: HTTPException, decide_again: DecideAgain) -> H
     if not _switch_to_fallback(current_request()):
         return refusal
     second = decide_again()
-    if second is None or (_is_overload(second) and _wait_ms(second) < _wait_ms(refusal)):
+    if second is None or (is_overload(second) and _wait_ms(second) < _wait_ms(refusal)):
         return second
     return refusal
-
-
-def _is_overload(refusal: HTTPException) -> bool:
-    return isinstance(refusal, TemporarilyUnavailable) and refusal.cause == "overloaded"
 
 
 def _wait_ms(refusal: HTTPException) -> float:

@@ -187,6 +187,11 @@ def add_request_id(record: logging.LogRecord) -> bool:
     return True
 
 
+def is_overload(refusal: HTTPException) -> bool:
+    """Return whether a provider's guard refuses the call, not this server."""
+    return isinstance(refusal, TemporarilyUnavailable) and refusal.cause == "overloaded"
+
+
 # -- reports -----------------------------------------------------------------------------------
 
 

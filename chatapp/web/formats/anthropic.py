@@ -38,6 +38,8 @@ class AnthropicFormat:
     """The format of POST /v1/messages."""
 
     protocol: Final = "anthropic"
+    #: If the provider is overloaded: the SDK has an error for it. This server's status is 503.
+    overload: Final = 529
     limit_units: Final = HEADER_UNITS.keys()
     request_id_header: Final = ANTHROPIC_REQUEST_ID_HEADER
     hints: Final = (

@@ -10,6 +10,7 @@ from typing import Final
 from flask import Blueprint, Response, json, request
 from werkzeug.exceptions import HTTPException
 
+from chatapp.calls.retry import REFUSED_FOR_LOAD
 from chatapp.upstreams import UpstreamError
 from chatapp.web.call_limits import scarcest_limits
 from chatapp.web.current_request import current_request
@@ -18,6 +19,7 @@ from chatapp.web.errors import (
     ErrorAnswer,
     ErrorReport,
     current_request_id,
+    is_overload,
     report_of,
     sdk_report,
 )
@@ -89,7 +91,7 @@ class FormatErrors:
         report = report_of(error)
         if report.status == 422:  # the providers have a 400 for it
             report = replace(report, status=400)
-        answered = self._answer(report)
+        answered = self._answer(report, of_provider=is_overload(error))
         for name, value in error.get_headers():
             if name != "Content-Type":
                 answered.headers[name] = value
@@ -102,16 +104,17 @@ class FormatErrors:
         return self.add_limits(self._answer(_denial(error)))
 
     def upstream_error(self, error: UpstreamError) -> Response:
-        answered = self._answer(sdk_report(error))
+        answered = self._answer(sdk_report(error), of_provider=error.kind in REFUSED_FOR_LOAD)
         if error.kind in CLIENT_ERRORS and _has_error(error.raw):
             answered.set_data(error.raw)
         return answered
 
-    def _answer(self, report: ErrorReport) -> Response:
+    def _answer(self, report: ErrorReport, *, of_provider: bool = False) -> Response:
         wire_format, request_id = self._of_errors(), report.request_id or current_request_id()
+        may_retry = of_provider and not report.retry_is_useless
         return Response(
             json.dumps(wire_format.error_body(replace(report, request_id=request_id))),
-            status=report.status,
+            status=wire_format.overload if may_retry else report.status,
             headers={
                 **report.headers,
                 **wire_format.spent_headers(report),

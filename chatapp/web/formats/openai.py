@@ -25,6 +25,7 @@ class OpenAIService:
     """OpenAI's errors and headers, which all of its formats share."""
 
     protocol: Final = "openai"
+    overload: Final = 503
     request_id_header: Final = REQUEST_ID_HEADER
     #: OpenAI has no headers for limits in input or output tokens.
     limit_units: Final = ("requests", "tokens")

@@ -81,7 +81,7 @@ class ResponseWriter:
             self._deduct(state, response)
         headers = response.headers
         present = [*map(str.lower, map(name_of, headers))]
-        if state.retry_ms is not None and response.status_code in (429, 503):
+        if state.retry_ms is not None and response.status_code in (429, 503, 529):
             self._write_refusal(headers, present, state, state.retry_ms)
         if self.headers_enabled:
             if state.cached_answer is not None:

@@ -191,11 +191,11 @@ def test_the_providers_rejection_is_passed_on(
 TROUBLES = {
     "rate limit": (
         anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
-        *(503, "overloaded_error", "7", None),
+        *(529, "overloaded_error", "7", None),
     ),
     "overloaded": (
         anthropic_error(529, kind="overloaded_error"),
-        *(503, "overloaded_error", "5", None),
+        *(529, "overloaded_error", "5", None),
     ),
     "a spend cap": (
         anthropic_error(429, kind="rate_limit_error", error_code="spend_limit_reached"),

@@ -165,7 +165,7 @@ TROUBLES = {
     "its mistake": (anthropic_error(400, kind="invalid_request_error"), 400, None),
     "rate limit": (
         anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
-        503,
+        529,
         "overloaded_error",
     ),
     "our key": (anthropic_error(401, kind="authentication_error"), 502, "api_error"),

@@ -202,6 +202,10 @@ def test_an_overloaded_provider_is_tried_again(
     assert claude.messages.create(**CLAUDE).usage.output_tokens == 5
     assert len(provider.calls) == 4
     assert slept == [1, 1]
+    provider.script(anthropic_error(529, kind="overloaded_error", headers={"Retry-After": "20"}))
+    with pytest.raises(anthropic.OverloadedError) as overloaded:
+        claude.with_options(max_retries=0).messages.create(**CLAUDE)
+    assert overloaded.value.response.headers["Retry-After"] == "20"
 
 
 def test_a_permanent_error_is_not_retried(

@@ -244,7 +244,7 @@ def test_an_overloaded_cheaper_model_is_the_first_refusal(
     client = start().test_client()
     spend(client, "messages")
     provider.script(busy("30"))
-    assert ask(client, "messages").status_code == 503
+    assert ask(client, "messages").status_code == 529
     refused = ask(client, "messages")
     assert refused.status_code == 429
     assert "x-cheaper-model" not in refused.headers

@@ -81,9 +81,9 @@ def test_a_cool_down_has_anthropics_format(workers: Workers, refusal: Answer, wa
     workers.provider.script(refusal)
     body = {"model": ANTHROPIC, "max_tokens": 9, "messages": MESSAGES}
     begin = time.monotonic()
-    assert workers.one.post("/v1/messages", json=body).status_code == 503
+    assert workers.one.post("/v1/messages", json=body).status_code == 529
     denied = workers.other.post("/v1/messages", json=body)
-    assert denied.status_code == 503
+    assert denied.status_code == 529
     assert json_of(denied)["error"]["type"] == "overloaded_error"
     assert denied.json["error"]["details"]["error_code"] == "server_is_overloaded"
     assert_waits(denied, wait_ms, begin)
@@ -196,7 +196,7 @@ def test_a_prompt_above_anthropics_quota_stops_no_other_call(
     if cached:
         text["cache_control"] = {"type": "ephemeral"}
     body = {"model": ANTHROPIC, "max_tokens": 9, "messages": [{"role": "user", "content": [text]}]}
-    assert workers.one.post("/v1/messages", json=body).status_code == 503
+    assert workers.one.post("/v1/messages", json=body).status_code == 529
     assert len(workers.provider.calls) == 1
     assert chat(workers.other, ANTHROPIC).status_code == 200
 

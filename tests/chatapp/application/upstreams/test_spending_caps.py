@@ -259,7 +259,7 @@ def test_a_ramp_limit_is_no_cap(client: FlaskClient, provider: UpstreamServer) -
     for key in (FIRST, SECOND):
         provider.refuse(key, error)
     refused = ask(client, "messages", CLAUDE)
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (529, "7")
 
 
 def test_a_count_needs_no_key(client: FlaskClient, provider: UpstreamServer) -> None:
