@@ -195,7 +195,8 @@ class DeltaChoice(Fields):
 class Chunk(Fields):
     model: str | None = None
     choices: Annotated[list[DeltaChoice], Field(default_factory=list)]
-    usage: ChatBill | None = None
+    #: In any form, as in a whole answer: the chunk is delivered also with an unreadable one.
+    usage: Annotated[ChatBill | object, Field(union_mode="left_to_right")] | None = None
     service_tier: str | None = None
     error: object = None  # an error in any form
 
@@ -240,9 +241,10 @@ class ChunkReader:
                 self._finish(choice)
         if chunk.service_tier:
             progress.tiers = tiers_of(chunk.service_tier)
-        if chunk.usage is not None:
+        if isinstance(chunk.usage, ChatBill):  # compatible servers report it so far in any chunk
             progress.usage = chunk.usage.usage(progress.tiers)
-            progress.usage_is_final = True
+            is_over = not choices and bool(self._finished)
+            progress.usage_is_final = is_over or progress.finish_reason is not None
         is_hidden = self._hides_usage and chunk.usage is not None and not choices
         return _new(Part, (text, b"" if is_hidden else event.raw))
 

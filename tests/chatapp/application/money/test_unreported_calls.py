@@ -31,6 +31,7 @@ from tests.chatapp.upstream_server import (
 
 REASONING, PLAIN, CLAUDE = "gpt-5.4-mini", "gpt-4o", "claude-haiku-4-5"
 MESSAGES = [{"role": "user", "content": "ping"}]
+DONE = b"data: [DONE]\n\n"
 PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUDE: "/v1/messages"}
 
 
@@ -366,3 +367,55 @@ def test_a_connection_that_breaks_late_had_the_request(
     else:
         assert (response.status_code, call.status) == (200, "answered")
     assert len(provider.calls) == (1 if waits else 2)
+
+
+def counted(delta: dict[str, str], usage: object, finish_reason: str | None = None) -> bytes:
+    """A chunk that reports a usage beside its choice, as compatible servers do."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return event({"choices": [choice], "usage": usage})
+
+
+@pytest.mark.parametrize("model", [PLAIN, REASONING])
+@pytest.mark.parametrize("ending", ["cut", "stop"])
+def test_what_comes_after_a_usage_is_charged(calls: Calls, model: str, ending: str) -> None:
+    """A usage before the answer is over is that of its beginning."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 0, "total_tokens": 12}
+    last: list[Any] = [Cut()] if ending == "cut" else [counted({}, None, "stop"), DONE]
+    first = counted({"role": "assistant"}, usage)
+    calls.provider.script(Stream([first, chunk({"content": TEXT}), *last]))
+    calls.ask(model, stream=True, max_tokens=5000)
+    billed = calls.ledger.billed()
+    assert billed.estimated
+    assert 1000 <= billed.usage.output_tokens <= 1024
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat"])
+@pytest.mark.parametrize(
+    "usage",
+    [{}, {"prompt_tokens": -1}, 0, "x", {"prompt_tokens": 3, "completion_tokens": None}],
+    ids=str,
+)
+def test_a_stream_with_an_unreadable_usage_is_delivered(
+    calls: Calls, path: str, usage: object
+) -> None:
+    """As a whole answer is. Its text is charged."""
+    texts = [{"role": "assistant"}, {"content": TEXT}]
+    chunks = [*(counted(each, usage) for each in texts), counted({}, usage, "stop"), DONE]
+    calls.provider.script(Stream(chunks))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 5000}
+    response = calls.client.post(path, json={"model": PLAIN, "stream": True, **asked})
+    assert TEXT[:20] in response.get_data(as_text=True)
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", True)
+    assert call.usage.output_tokens >= 1000
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_usage_at_the_end_is_the_bill(calls: Calls, number: int) -> None:
+    """Also if there are fewer choices than were asked for."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
+    end = event({"choices": [], "usage": usage})
+    calls.provider.script(Stream([counted({"content": TEXT}, None, "stop"), end, DONE]))
+    calls.ask(PLAIN, stream=True, n=number)
+    billed = calls.ledger.billed()
+    assert (billed.estimated, billed.usage.output_tokens) == (False, 7)
