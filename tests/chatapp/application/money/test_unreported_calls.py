@@ -79,8 +79,12 @@ def test_a_timeout_is_charged_as_it_was_held(
     assert call.attempts == 1
 
 
-def chunk(delta: dict[str, object]) -> bytes:
-    return event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "usage": None})
+def chunk(
+    delta: dict[str, object], *, usage: object = None, finish_reason: str | None = None
+) -> bytes:
+    """Compatible servers may report a usage beside a choice."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return event({"choices": [choice], "usage": usage})
 
 
 TEXT = "ok " * 1000  # a thousand tokens
@@ -369,19 +373,13 @@ def test_a_connection_that_breaks_late_had_the_request(
     assert len(provider.calls) == (1 if waits else 2)
 
 
-def counted(delta: dict[str, str], usage: object, finish_reason: str | None = None) -> bytes:
-    """A chunk that reports a usage beside its choice, as compatible servers do."""
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return event({"choices": [choice], "usage": usage})
-
-
 @pytest.mark.parametrize("model", [PLAIN, REASONING])
 @pytest.mark.parametrize("ending", ["cut", "stop"])
 def test_what_comes_after_a_usage_is_charged(calls: Calls, model: str, ending: str) -> None:
     """A usage before the answer is over is that of its beginning."""
     usage = {"prompt_tokens": 12, "completion_tokens": 0, "total_tokens": 12}
-    last: list[Any] = [Cut()] if ending == "cut" else [counted({}, None, "stop"), DONE]
-    first = counted({"role": "assistant"}, usage)
+    last: list[Any] = [Cut()] if ending == "cut" else [chunk({}, finish_reason="stop"), DONE]
+    first = chunk({"role": "assistant"}, usage=usage)
     calls.provider.script(Stream([first, chunk({"content": TEXT}), *last]))
     calls.ask(model, stream=True, max_tokens=5000)
     billed = calls.ledger.billed()
@@ -400,7 +398,11 @@ def test_a_stream_with_an_unreadable_usage_is_delivered(
 ) -> None:
     """As a whole answer is. Its text is charged."""
     texts = [{"role": "assistant"}, {"content": TEXT}]
-    chunks = [*(counted(each, usage) for each in texts), counted({}, usage, "stop"), DONE]
+    chunks = [
+        *(chunk(each, usage=usage) for each in texts),
+        chunk({}, usage=usage, finish_reason="stop"),
+        DONE,
+    ]
     calls.provider.script(Stream(chunks))
     asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 5000}
     response = calls.client.post(path, json={"model": PLAIN, "stream": True, **asked})
@@ -415,7 +417,7 @@ def test_a_usage_at_the_end_is_the_bill(calls: Calls, number: int) -> None:
     """Also if there are fewer choices than were asked for."""
     usage = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
     end = event({"choices": [], "usage": usage})
-    calls.provider.script(Stream([counted({"content": TEXT}, None, "stop"), end, DONE]))
+    calls.provider.script(Stream([chunk({"content": TEXT}, finish_reason="stop"), end, DONE]))
     calls.ask(PLAIN, stream=True, n=number)
     billed = calls.ledger.billed()
     assert (billed.estimated, billed.usage.output_tokens) == (False, 7)
