@@ -450,6 +450,21 @@ def test_a_lost_reply_charges_once(cluster: servers.Cluster, relays: list[Relay]
         assert client.incr(keys[0] + "n") == 3
 
 
+def test_a_lost_reply_begins_no_recovery(cluster: servers.Cluster, relays: list[Relay]) -> None:
+    """The node has run what it was asked: not the test that the other workers would join."""
+    prefix = f"{{{tag_on(cluster, 1)}}}"
+    note = f"{prefix}:recovery"
+    with behind(relays, cluster) as client, cluster.client() as direct:
+        engine = ClusterEngine(Nodes(client, redis.RedisError), prefix=prefix)
+        assert client.get(note) is None  # opens the connection, so that the next command is sent
+        relays[1].drops_replies.set()
+        with pytest.raises(StorageUnavailable):
+            engine.probe()
+        assert direct.get(note) is None
+        assert ClusterEngine(Nodes(direct, redis.RedisError), prefix=prefix).probe() >= 0
+        assert direct.get(note) is not None
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_a_dripping_reply_is_an_outage_of_its_node(
     cluster: servers.Cluster, relays: list[Relay], *, is_first: bool
