@@ -188,7 +188,8 @@ def add_request_id(record: logging.LogRecord) -> bool:
 
 
 def is_overload(refusal: HTTPException) -> bool:
-    """Return whether a provider's guard refuses the call, not this server."""
+    """Return whether a guard refuses the call because what it guards is overloaded: a provider, or
+    the whole application. This is not the overload of this server, which has `overloaded`."""
     return isinstance(refusal, TemporarilyUnavailable) and refusal.cause == "overloaded"
 
 
