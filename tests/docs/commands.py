@@ -12,7 +12,6 @@ VARYING = {
     r"\b\d{4}-\d\d\b": "MONTH",
     r"\b\d\d:\d\d:\d\d\b": "TIME",
     r"\b\d{8}T\d{6}\.\d+Z": "INSTANT",
-    r"(?<=schema |ady at )\d{4}\b": "VERSION",
     r"\breq_[0-9a-f]{32}\b": "REQUEST",
     r"\bsk-(?:chat|admin)-[0-9a-f]{16}-[\w-]+": "KEY",
     r"\b[0-9a-f]{16}\b": "ID",
