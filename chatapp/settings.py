@@ -390,7 +390,7 @@ def _check_webhook(url: str | None, secret: str | None) -> None:
     try:
         signing_key(secret or "")
     except ValueError:
-        what = "nothing" if secret is None else f"{len(secret)} characters in another form"
+        what = "nothing" if secret is None else f"a text of length {len(secret)} in another form"
         raise SettingsError(
             f"{PREFIX}ALERT_WEBHOOK_SECRET: found {what}; allowed: whsec_ and 24 to 64 bytes in "
             "base64, which the receiver must know. To make one: "
@@ -410,7 +410,7 @@ def _sentence(error: ErrorDetails, values: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
     size, is_secret = len(str(values[name])), name.endswith(("_token", "_secret"))  # it is logged
-    value = f"{size} characters" if is_secret or size > 300 else repr(values[name])
+    value = f"a text of length {size}" if is_secret or size > 300 else repr(values[name])
     meaning = _LINK.sub(r"\1", field.description or "")
     allowed = validation.allowed(field)
     return f"{PREFIX}{name.upper()}: found {value}; allowed: {allowed} ({meaning})"

@@ -135,8 +135,8 @@ def _table(name: str, text: str) -> dict[str, Any]:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigurationError(
-            f"{name}: found {len(text)} characters that are not JSON ({error}); allowed: a JSON "
-            "object."
+            f"{name}: found a text of length {len(text)} that is not JSON ({error}); allowed: a "
+            "JSON object."
         ) from None
     if not isinstance(table, dict):
         raise ConfigurationError(f"{name}: found {shown(table)}; allowed: a JSON object.")

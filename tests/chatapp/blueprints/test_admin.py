@@ -101,7 +101,7 @@ def test_without_a_token_there_is_no_admin_page(make_app: AppMaker) -> None:
     client = make_app().test_client()
     assert client.get("/admin").status_code == 404
     assert log_in(client).status_code == 404
-    with pytest.raises(ValueError, match="CHATAPP_ADMIN_TOKEN: found 5 characters; allowed"):
+    with pytest.raises(ValueError, match="CHATAPP_ADMIN_TOKEN: found a text of length 5; allowed"):
         make_app(CHATAPP_ADMIN_TOKEN="short")
 
 

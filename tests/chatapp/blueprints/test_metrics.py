@@ -109,5 +109,5 @@ def test_without_a_token_there_are_no_metrics(make_app: AppMaker) -> None:
 
 def test_a_short_token_is_a_mistake(make_app: AppMaker) -> None:
     """The start says what is allowed."""
-    with pytest.raises(ValueError, match="CHATAPP_METRICS_TOKEN: found 5 characters; allowed"):
+    with pytest.raises(ValueError, match="METRICS_TOKEN: found a text of length 5; allowed"):
         make_app(CHATAPP_METRICS_TOKEN="short")

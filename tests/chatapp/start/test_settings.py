@@ -91,7 +91,7 @@ def test_the_database_has_two_names() -> None:
         (
             "RATELIMIT_STORAGE_OPTIONS",
             '{"password": "swordfish" 1}',
-            "found 27 characters that are not JSON (Expecting ',' delimiter: line 1 column 26",
+            "found a text of length 27 that is not JSON (Expecting ',' delimiter: line 1 column 26",
         ),
         ("RATELIMIT_STORAGE_OPTIONS", "[1]", "found a list; allowed: a JSON object"),
         ("RATELIMIT_LEASE_SECONDS", "abc", "found 'abc'; allowed: a number of seconds above 0"),
@@ -128,9 +128,9 @@ URL, SECRET = "CHATAPP_ALERT_WEBHOOK_URL", "CHATAPP_ALERT_WEBHOOK_SECRET"
         ("ftp://127.0.0.1/a-secret-path", SIGNING, "allowed: a URL that begins with https://"),
         (None, SIGNING, "found nothing; allowed: a URL"),
         (LOCAL, None, "found nothing; allowed: whsec_ and 24 to 64 bytes in base64"),
-        (LOCAL, "whsec_c2hvcnQ=", "found 14 characters in another form; allowed: whsec_"),
-        (LOCAL, SIGNING.partition("_")[2], "found 32 characters in another form"),
-        (LOCAL, f"{SIGNING}!", "found 39 characters in another form"),
+        (LOCAL, "whsec_c2hvcnQ=", "found a text of length 14 in another form; allowed: whsec_"),
+        (LOCAL, SIGNING.partition("_")[2], "found a text of length 32 in another form"),
+        (LOCAL, f"{SIGNING}!", "found a text of length 39 in another form"),
     ],
 )
 def test_a_webhook_needs_a_safe_url_and_a_secret(
@@ -232,7 +232,7 @@ def test_an_odd_value_is_refused_with_what_is_allowed(name: str, allowed: str, f
     """A long one is not repeated. Nothing odd is taken for the default."""
     with pytest.raises(SettingsError) as caught:
         read(**{**SIGN_ON, f"CHATAPP_{name}": found})
-    shown = repr(found) if len(found) <= 300 else f"{len(found)} characters"
+    shown = repr(found) if len(found) <= 300 else f"a text of length {len(found)}"
     assert str(caught.value).startswith(f"CHATAPP_{name}: found {shown}; allowed: {allowed}")
 
 
