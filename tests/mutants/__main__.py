@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mutants.mutations import KNOWN, SAME, TESTS, mutants_of
@@ -45,11 +46,8 @@ class Copy:
         path = self.root / file
         before = path.read_text("utf-8")
         path.write_text(text, "utf-8")
-        runs = {"simulator": self._simulator}
-        if not simulator_only:
-            runs["tests"] = self._tests(file)
         try:
-            for name, words in runs.items():
+            for name, words in self._runs(file, simulator_only=simulator_only):
                 passes = self._passes(words)
                 if not passes:
                     return "time" if passes is None else name
@@ -57,9 +55,9 @@ class Copy:
         finally:
             path.write_text(before, "utf-8")
 
-    def measure(self, file: str) -> None:
+    def measure(self, file: str, *, simulator_only: bool = False) -> None:
         """Run what may notice a change of this file, without one: it has to pass."""
-        for words in (self._simulator, self._tests(file)):
+        for _, words in self._runs(file, simulator_only=simulator_only):
             if words in self.took_s:
                 continue
             began = time.monotonic()
@@ -67,13 +65,13 @@ class Copy:
                 sys.exit(f"fails without a change: python {' '.join(words)}")
             self.took_s[words] = time.monotonic() - began
 
-    @property
-    def _simulator(self) -> tuple[str, ...]:
-        return ("-m", "tests.simulator", "--brief", "--count", str(self.seeds))
-
-    def _tests(self, file: str) -> tuple[str, ...]:
-        words = ("-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
-        return (*words, "-k", "not redis and not server", "-m", "not slow", *TESTS[file])
+    def _runs(self, file: str, *, simulator_only: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield what may notice a change of this file, and its command."""
+        yield "simulator", ("-m", "tests.simulator", "--brief", "--count", str(self.seeds))
+        if not simulator_only:
+            words = ("-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
+            words = (*words, "-k", "not redis and not server", "-m", "not slow")
+            yield "tests", (*words, *TESTS[file])
 
     def _passes(self, words: tuple[str, ...]) -> bool | None:
         """Return whether a run succeeds; ``None`` if it does not end."""
@@ -123,6 +121,7 @@ def _find_known(copy: Copy, only: str) -> int:
         for old, new in changes:
             assert text.count(old) == 1, (name, old)
             text = text.replace(old, new)
+        copy.measure(file, simulator_only=True)
         began = time.monotonic()
         found = copy.noticed_by(file, text, simulator_only=True)
         missed += found != "simulator"
