@@ -4,6 +4,7 @@ A file in mistakes/ has small programs. The sign `#:` follows the line of the mi
 it is found and the key words of what is said: at the line itself (`code`), by `init_app` (`start`)
 or `check_policy` (`check`) as an error; in the log of the start (`log`) or of a request
 (`request`); or as a `warning`. No mistake makes a request fail: none is answered with 500.
+A program that ends with decorators decorates a view.
 """
 
 import gc
@@ -22,6 +23,7 @@ from tests.web.calls import statuses
 
 HEAD = re.compile(r"^-- (.+)\n", re.MULTILINE)
 SIGN = re.compile(r"  #: (\w+): (.+)$", re.MULTILINE)
+DECORATORS = re.compile(r"(?:^@.+\n)+\Z", re.MULTILINE)
 FILES = ("decorators", "extension", "functions")
 
 PLAN = {"name": "plan", "limit": "9/minute", "key": "ip"}
@@ -38,9 +40,10 @@ POLICIES: dict[str, Any] = {
 
 def programs() -> Iterator[Any]:
     for name in FILES:
-        text = Path(__file__).with_name("mistakes").joinpath(f"{name}.txt").read_text()
-        _, *parts = HEAD.split(text)
-        for label, program in zip(parts[::2], parts[1::2], strict=True):
+        file = Path(__file__).with_name("mistakes").joinpath(f"{name}.txt")
+        _, *parts = HEAD.split(file.read_text())
+        for label, text in zip(parts[::2], parts[1::2], strict=True):
+            program = DECORATORS.sub(r'@app.get("/")\n\g<0>def view(): return "ok"', text)
             yield pytest.param(program, id=f"{name}-{label}")
 
 
