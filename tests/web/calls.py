@@ -1,9 +1,11 @@
-"""Calls to an application, many at a time."""
+"""Calls to an application, many at a time, and what they leave of its limits."""
 
 from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
+
+from ratelimit_ext import Limiter
 
 
 def statuses(
@@ -12,3 +14,12 @@ def statuses(
     """The status of each of so many calls, one after the other; by GET unless `method` says."""
     client = app.test_client() if isinstance(app, Flask) else app
     return [client.open(path, **options).status_code for _ in range(times)]
+
+
+def remaining(
+    app: Flask, limiter: Limiter, endpoint: str = "view", **request: Any
+) -> dict[str, int]:
+    """What a look finds of each limit, by its name, in its smallest unit."""
+    with app.test_request_context("/", **request):
+        shown = limiter.current.peek(endpoint)
+    return {each.verdict.charge.limit.name: each.verdict.remaining for each in shown}

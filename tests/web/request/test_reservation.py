@@ -17,6 +17,7 @@ from ratelimit_ext import Claim, ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S, KEPT_AFTER_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.storage import LEASE, lease_s
+from tests.web.calls import remaining
 from tests.web.conftest import Clock, Maker
 from tests.web.outage.flaky import make_flaky
 
@@ -52,50 +53,42 @@ class Service:
         return view
 
     def left(self) -> dict[str, int]:
-        """What remains of each limit, as a look finds it."""
-        found = {}
-        for definitions in self.limiter.limit_manager._decorated_limits.values():
-            for limit in (limit for definition in definitions for limit in definition):
-                stats = self.limiter.limiter.get_window_stats(limit.limit, "ada", "served")
-                found[limit.limit.options.name] = stats.remaining
-        return found
+        """What remains of each limit of the view."""
+        left = remaining(self.app, self.limiter, "served")
+        del left[""]  # the application's
+        return left
 
 
-def test_a_settled_request_costs_what_it_cost(uri: str) -> None:
-    """Estimates go, real costs stay, the slot is free, and the call is counted."""
-
-    def view(limiter: Limiter) -> str:
-        limiter.settle(tokens=150, usd=Decimal("0.1000001"))
-        return "ok"
-
-    service = Service(uri, view)
+@pytest.mark.parametrize(
+    ("acts", "left"),
+    [
+        (
+            lambda limiter: limiter.settle(tokens=150, usd=Decimal("0.1000001")),
+            {"tokens": 850, "money": 899_999, "slots": 2, "calls": 9},
+        ),
+        (
+            lambda limiter: limiter.settle(tokens=0, usd=0),
+            {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 9},
+        ),
+        (lambda _: None, {"tokens": 600, "money": 700_000, "slots": 2, "calls": 9}),
+        (
+            lambda limiter: limiter.current.cancel(),
+            {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 10},
+        ),
+    ],
+    ids=["settled", "settled at nothing", "unsettled", "cancelled"],
+)
+def test_what_a_request_costs(
+    uri: str, acts: Callable[[Limiter], object], left: dict[str, int]
+) -> None:
+    """Estimates go, real costs stay, the slot is free, and the call is counted. Without a
+    settlement the estimate is the cost. A cancelled call counts at the edge alone."""
+    service = Service(uri, lambda limiter: acts(limiter) or "ok")
     with service.client.get("/") as response:
         assert response.status_code == 200
         assert '"tokens";r=600' in response.headers["RateLimit"]
-    assert service.left() == {"tokens": 850, "money": 899_999, "slots": 2, "calls": 9}
-
-
-def test_an_unsettled_request_costs_its_estimate(uri: str) -> None:
-    """Without a settlement the estimate stays charged, and the slot is freed."""
-    service = Service(uri, lambda _: "ok")
-    service.client.get("/").close()
-    assert service.left() == {"tokens": 600, "money": 700_000, "slots": 2, "calls": 9}
-
-
-def test_a_cancelled_request_costs_nothing_but_the_edge(uri: str) -> None:
-    """The provider failed: the user's call, tokens and money go back; the application's do not."""
-
-    def view(limiter: Limiter) -> tuple[str, int]:
-        limiter.current.cancel()
-        return "provider down", 502
-
-    service = Service(uri, view)
-    with service.client.get("/") as response:
-        assert response.status_code == 502
-    assert service.left() == {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 10}
-    application = next(iter(service.limiter.limit_manager.application_limits))
-    stats = service.limiter.limiter.get_window_stats(application.limit, "ada", "global")
-    assert stats.remaining == 999
+    assert service.left() == left
+    assert remaining(service.app, service.limiter, "served")[""] == 999
 
 
 def test_debt_makes_the_next_call_wait(uri: str) -> None:
@@ -424,41 +417,27 @@ class Repeated:
         self.client = self.app.test_client()
 
     def left(self) -> dict[str, int]:
-        with self.app.test_request_context("/look"):
-            shown = self.limiter.current.peek("look")
-            return {limit.verdict.charge.limit.name: limit.verdict.remaining for limit in shown}
+        return remaining(self.app, self.limiter, "look")
 
 
-@pytest.mark.parametrize("how", ["in blocks", "by a helper"])
-def test_a_limit_that_is_met_three_times_is_settled_once(uri: str, how: str) -> None:
-    """The request costs once what it costs, and all its slots come back."""
-
-    def acts(limiter: Limiter) -> str:
-        limiter.settle(tokens=150, usd="0.5")
-        return "ok"
-
-    repeated = Repeated(uri, acts, how=how)
+@pytest.mark.parametrize(
+    ("acts", "how", "left"),
+    [
+        (lambda limiter: limiter.settle(tokens=150, usd="0.5"), "in blocks", (850, 8_500_000, 9)),
+        (lambda limiter: limiter.settle(tokens=150, usd="0.5"), "by a helper", (850, 8_500_000, 9)),
+        (lambda _: None, "in blocks", (700, 6_000_000, 9)),
+        (lambda limiter: limiter.current.cancel(), "by a helper", (1000, 9_000_000, 9)),
+    ],
+    ids=["settled in blocks", "settled by a helper", "unsettled", "cancelled"],
+)
+def test_a_limit_that_is_met_three_times(
+    uri: str, acts: Callable[[Limiter], object], how: str, left: tuple[int, int, int]
+) -> None:
+    """The request costs once what it costs, and all its slots come back. What was not settled costs
+    three estimates, and a cancelled request nothing."""
+    repeated = Repeated(uri, lambda limiter: acts(limiter) or "ok", how=how)
     repeated.client.get("/").close()
-    assert repeated.left() == {"tokens": 850, "money": 8_500_000, "slots": 9}
-
-
-def test_a_limit_that_is_met_three_times_holds_three_estimates(uri: str) -> None:
-    """Nothing was settled: each charge costs its estimate."""
-    repeated = Repeated(uri, lambda _: "ok", how="in blocks")
-    repeated.client.get("/").close()
-    assert repeated.left() == {"tokens": 700, "money": 6_000_000, "slots": 9}
-
-
-def test_a_limit_that_is_met_three_times_is_given_back_whole(uri: str) -> None:
-    """A cancelled request has used nothing."""
-
-    def acts(limiter: Limiter) -> str:
-        limiter.current.cancel()
-        return "ok"
-
-    repeated = Repeated(uri, acts, how="by a helper")
-    repeated.client.get("/").close()
-    assert repeated.left() == {"tokens": 1000, "money": 9_000_000, "slots": 9}
+    assert repeated.left() == dict(zip(("tokens", "money", "slots"), left, strict=True))
 
 
 def test_a_limit_that_is_met_three_times_is_renewed_at_its_actual_cost(clock: Clock) -> None:
@@ -577,21 +556,6 @@ def test_a_call_whose_worker_slept_is_charged_once(
     assert service.left() == (left if ended == "settled" else cancelled)
 
 
-# -- a part of a call that failed ------------------------------------------------------------------
-
-
-def test_tokens_and_dollars_may_go_back_without_the_request(uri: str) -> None:
-    """The provider refused the request: it used nothing, and the attempt counts."""
-
-    def view(limiter: Limiter) -> tuple[str, int]:
-        limiter.settle(tokens=0, usd=0)
-        return "refused", 400
-
-    service = Service(uri, view)
-    service.client.get("/").close()
-    assert service.left() == {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 9}
-
-
 # -- a dearer attempt ------------------------------------------------------------------------------
 
 
@@ -634,9 +598,7 @@ class Dearer:
             assert response.status_code == 200
 
     def left(self, model: str = "small") -> dict[str, int]:
-        with self.app.test_request_context("/", headers={"Model": model}):
-            shown = self.limiter.current.peek("view")
-            return {limit.verdict.charge.limit.name: limit.verdict.remaining for limit in shown}
+        return remaining(self.app, self.limiter, headers={"Model": model})
 
 
 FRESH = {"tokens": 1000, "money": 9_000_000, "slots": 5, "calls": 10, "model": 1000}
@@ -838,8 +800,7 @@ def test_a_guess_is_clamped_to_what_the_limit_can_hold(
     app.add_url_rule("/", "view", view)
     response = app.test_client().get("/")
     assert response.status_code == status
-    with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.current.peek("view")] == [1000 - used]
+    assert remaining(app, limiter) == {"": 1000 - used}
 
 
 def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
@@ -855,15 +816,8 @@ def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
         limiter.settle(usd="0.75")
         return "ok"
 
-    def left() -> dict[str, int]:
-        with app.test_request_context("/"):
-            return {
-                limit.verdict.charge.limit.name: limit.verdict.remaining
-                for limit in limiter.current.peek("view")
-            }
-
     app.test_client().get("/").close()
-    assert left() == {"small": 250_000, "large": 8_250_000}
+    assert remaining(app, limiter) == {"small": 250_000, "large": 8_250_000}
 
 
 @pytest.mark.parametrize("guess", [Guess(-1), Guess(1, least=-1), Guess(1.5), Guess("x")])
