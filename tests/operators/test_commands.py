@@ -464,10 +464,9 @@ def test_reset_takes_users_addresses_and_api_keys(
     assert statuses(app, **caller) == [200]
 
 
-def test_reset_lifts_a_ban(redis_server: Server, redis_client: redis.Redis) -> None:
+def test_reset_lifts_a_ban(make: Maker, redis_server: Server, redis_client: redis.Redis) -> None:
     """The count of a meta limit."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri, meta_limits=["1/day"])
+    app, limiter = make(storage_uri=redis_server.uri, meta_limits=["1/day"])
     app.get("/")(limiter.limit("1/day")(lambda: "ok"))
     assert statuses(app, times=3) == [200, 429, 429]
     run(app, "reset", "someone")

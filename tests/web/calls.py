@@ -1,5 +1,6 @@
 """Calls to an application, many at a time, and what they leave of its limits."""
 
+from itertools import chain
 from typing import Any
 
 from flask import Flask
@@ -23,3 +24,11 @@ def remaining(
     with app.test_request_context("/", **request):
         shown = limiter.current.peek(endpoint)
     return {each.verdict.charge.limit.name: each.verdict.remaining for each in shown}
+
+
+def left_of(limiter: Limiter, name: str, key: str, endpoint: str = "view") -> int:
+    """What is left of a decorator's limit, which may be a guard or in shadow."""
+    definitions = chain.from_iterable(limiter.limit_manager._decorated_limits.values())
+    limits = [each.limit for each in chain.from_iterable(definitions)]
+    [item] = [each for each in limits if each.options.name == name]
+    return limiter.limiter.get_window_stats(item, key, endpoint).remaining

@@ -9,13 +9,13 @@ import flask
 import pytest
 import redis
 from flask.views import MethodView
-from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.strategies.guards.block import REASONS
 from tests import servers
+from tests.web.calls import left_of, remaining, statuses
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"
@@ -50,7 +50,10 @@ class Guarded:
             return self.limiter.operators.unblock("guard", "ada")
 
     def statuses(self, calls: int) -> list[int]:
-        return [self.get().status_code for _ in range(calls)]
+        return statuses(self.client, times=calls, headers={"X-Key": "ada"})
+
+    def left(self) -> int:
+        return left_of(self.limiter, "guard", "ada", "served")
 
     def _view(self) -> str:
         self.acts(self.limiter.current.reservation)
@@ -109,13 +112,15 @@ def test_the_reason_makes_the_answer(
     assert "Try again in 5 minutes" in body["error"]
 
 
-def test_switched_off_without_an_end_has_no_wait(make: Maker, uri: str) -> None:
-    """503, without a wait."""
+@pytest.mark.parametrize(("reason", "status"), [("closed", 503), ("abnormal-usage", 429)])
+def test_without_an_end_there_is_no_wait(make: Maker, uri: str, reason: Any, status: int) -> None:
+    """And none of years."""
     guarded = Guarded(make, uri, "unless blocked")
-    guarded.block(reason="closed")
+    guarded.block(reason=reason)
     refused = guarded.get()
-    assert (refused.status_code, refused.headers["x-should-retry"]) == (503, "false")
+    assert (refused.status_code, refused.headers["x-should-retry"]) == (status, "false")
     assert "Retry-After" not in refused.headers
+    assert "Try again" not in refused.json["error"]
     assert "retry_after" not in refused.json
 
 
@@ -264,9 +269,7 @@ def test_a_quota_in_input_tokens_does_not_count_cached_ones(make: Maker, clock: 
     def left_after(acts: Callable[[Reservation], object]) -> int:
         guarded.acts = acts
         assert guarded.get().status_code == 200
-        (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
-        (limit,) = definition
-        return guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
+        return guarded.left()
 
     quota = {"amount": 1000, "used": 0, "period_s": 60}
     assert left_after(lambda r: r.report("input_tokens", **quota)) == 1000
@@ -315,10 +318,7 @@ def test_what_went_nowhere_is_not_corrected(make: Maker, *, already: bool) -> No
 
     guarded.acts = settles if already else reports_and_settles
     guarded.get()
-    (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
-    (limit,) = definition
-    left = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
-    assert left == (280 if already else 300)
+    assert guarded.left() == (280 if already else 300)
 
 
 def test_a_surge_is_abnormal_usage(make: Maker, clock: Clock) -> None:
@@ -455,17 +455,6 @@ def test_a_report_is_of_the_attempt_that_brought_it(make: Maker) -> None:
     assert [client.get("/", headers={"Model": "small"}).status_code for _ in range(3)] == [200] * 3
 
 
-def test_abnormal_usage_without_an_end_has_no_wait(make: Maker, uri: str) -> None:
-    """429, and no wait of years."""
-    guarded = Guarded(make, uri, "unless blocked")
-    guarded.block(reason="abnormal-usage")
-    refused = guarded.get()
-    assert (refused.status_code, refused.headers["x-should-retry"]) == (429, "false")
-    assert "Retry-After" not in refused.headers
-    assert "Try again" not in refused.json["error"]
-    assert "retry_after" not in refused.json
-
-
 @pytest.mark.parametrize("reason", [r for r in REASONS if r != "abnormal-usage"])
 def test_a_message_may_be_a_function(make: Maker, reason: Any) -> None:
     """As in Flask-Limiter: it is called when the request is refused."""
@@ -579,12 +568,8 @@ def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> 
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(3)] == [200] * 3
     assert seen == [[True] * 3] * 3  # the view sees the verdicts of both decisions
-    left = {}
-    for definition in limiter.limit_manager._decorated_limits[get_qualified_name(view)]:
-        (limit,) = definition
-        stats = limiter.limiter.get_window_stats(limit.limit, "someone", "view")
-        left[limit.limit.options.name] = stats.remaining
-    assert (left["shadow"], left["money"]) == (97, 4_250_000)
+    left = [left_of(limiter, name, "someone") for name in ("shadow", "money")]
+    assert left == [97, 4_250_000]
 
 
 def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
@@ -599,11 +584,7 @@ def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
 
     guarded.acts = attempt
     assert guarded.get().status_code == 200
-    with guarded.app.test_request_context("/", headers={"X-Key": "ada"}):
-        left = {
-            shown.verdict.charge.limit.name: shown.verdict.remaining
-            for shown in guarded.limiter.current.peek("served")
-        }
+    left = remaining(guarded.app, guarded.limiter, "served", headers={"X-Key": "ada"})
     assert (left["guard"], left["money"], left["limit-1"]) == (3, 4_500_000, 998)
 
 
@@ -654,10 +635,7 @@ def test_a_call_that_was_expected_to_use_nothing_is_corrected(make: Maker, clock
     assert guarded.get().status_code == 200
     guarded.acts = lambda reservation: reservation.settle(input_tokens=900)
     guarded.get()
-    (definition,), *_ = guarded.limiter.limit_manager._decorated_limits.values()
-    (limit,) = definition
-    left = guarded.limiter.limiter.get_window_stats(limit.limit, "ada", "served").remaining
-    assert left == 100
+    assert guarded.left() == 100
 
 
 def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
@@ -682,11 +660,7 @@ def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
     for each in ("big", "small"):
         client.get("/", headers={"Report": "1", "Model": each})
     client.get("/")
-    (definition,), *_ = limiter.limit_manager._decorated_limits.values()
-    (limit,) = definition
-    stats = limiter.limiter.get_window_stats
-    assert stats(limit.limit, "big", "view").remaining == 900
-    assert stats(limit.limit, "small", "view").remaining == 990
+    assert [left_of(limiter, "quota", model) for model in ("big", "small")] == [900, 990]
 
 
 @pytest.mark.parametrize(

@@ -548,26 +548,21 @@ def test_a_request_can_be_identified_otherwise_than_by_its_endpoint(make: Maker)
 # -- storages that fail ----------------------------------------------------------------------------
 
 
-def test_without_a_fallback_each_limit_follows_its_on_failure() -> None:
+def test_without_a_fallback_each_limit_follows_its_on_failure(make: Maker) -> None:
     """By default a worker counts in its memory; with `swallow_errors` requests pass."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="redis://127.0.0.1:1")
+    app, limiter = make(storage_uri="redis://127.0.0.1:1")
     app.get("/")(limiter.limit("1/minute")(root))
     assert statuses(app, times=2) == [200, 429]
 
-    app = Flask("swallows")
-    limiter = Limiter(asked_key, app=app, storage_uri="redis://127.0.0.1:1", swallow_errors=True)
+    app, limiter = make(storage_uri="redis://127.0.0.1:1", swallow_errors=True)
     app.get("/")(limiter.limit("1/minute")(root))
     assert statuses(app, times=3) == [200] * 3
 
 
-def test_the_fallback_decides_in_memory_until_the_storage_is_back() -> None:
+def test_the_fallback_decides_in_memory_until_the_storage_is_back(make: Maker) -> None:
     """With limits of its own where it has some."""
     with servers.standalone() as server:
-        app = Flask("example")
-        limiter = Limiter(
-            asked_key, app=app, storage_uri=server.uri, in_memory_fallback=["1/minute"]
-        )
+        app, limiter = make(storage_uri=server.uri, in_memory_fallback=["1/minute"])
         app.get("/")(limiter.limit("3/minute")(root))
         client = app.test_client()
         assert statuses(client, times=2) == [200] * 2
@@ -580,16 +575,11 @@ def test_the_fallback_decides_in_memory_until_the_storage_is_back() -> None:
         assert statuses(client, times=4) == [200, 200, 200, 429]
 
 
-def test_the_fallback_may_take_over_the_limits_as_they_are(redis_client: redis.Redis) -> None:
+def test_the_fallback_may_take_over_the_limits_as_they_are(
+    make: Maker, redis_client: redis.Redis
+) -> None:
     """`in_memory_fallback_enabled` alone: the same limits, counted in memory, with headers."""
-    app = Flask("example")
-    limiter = Limiter(
-        asked_key,
-        app=app,
-        storage_uri="redis://127.0.0.1:1",
-        in_memory_fallback_enabled=True,
-        headers_enabled=True,
-    )
+    app, limiter = make(storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True)
     app.get("/")(limiter.limit("2/minute", strategy="token-bucket")(root))
     client = app.test_client()
     assert client.get("/").headers["X-RateLimit-Remaining"] == "1"
@@ -645,12 +635,11 @@ def test_a_blueprint_registered_twice_is_limited_under_both_names(make: Maker) -
 
 @pytest.mark.usefixtures("redis_client", "clock")  # denials do not expire
 @pytest.mark.parametrize(("daily", "most"), [("900/day", 55), ("1/day", 44)])
-def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> None:
+def test_a_request_takes_few_calls(make: Maker, daily: str, most: int, redis_server: Any) -> None:
     """Of this package's functions, for three limits and headers: admitted, and denied from
     memory; and few of its files. A higher number makes every request slower; measure before you
     raise it."""
-    app = Flask("example")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri, headers_enabled=True)
+    app, limiter = make(storage_uri=redis_server.uri)
 
     @app.get("/")
     @limiter.limit("500/minute")

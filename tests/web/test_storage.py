@@ -11,11 +11,10 @@ from limits import RateLimitItemPerMinute, parse
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES, FixedWindowRateLimiter, RateLimiter
 
-from ratelimit_ext import Limiter
 from ratelimit_ext.web.storage import engine_for
 from tests import servers
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, asked_key
+from tests.web.conftest import Clock, Maker
 
 
 def test_a_storage_has_one_engine() -> None:
@@ -53,7 +52,7 @@ def test_reset_of_a_stock_memory_storage_forgets_our_buckets() -> None:
 
 
 def test_stock_entries_of_the_same_limit_disturb_nothing(
-    redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
     """An application that moves from Flask-Limiter finds its old entries in Redis."""
     storage = RedisStorage(redis_server.uri)
@@ -61,22 +60,18 @@ def test_stock_entries_of_the_same_limit_disturb_nothing(
         redis_client.flushall()
         strategy = STRATEGIES[name](storage)
         assert strategy.hit(parse("1/hour"), "someone", "root")
-        app = Flask("example")
-        limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri, strategy=name)
+        app, limiter = make(storage_uri=redis_server.uri, strategy=name)
         app.get("/", endpoint="root")(limiter.limit("1/hour")(lambda: "ok"))
         assert statuses(app, times=2) == [200, 429]
         assert not strategy.hit(parse("1/hour"), "someone", "root")
 
 
 def test_a_storages_own_prefix_begins_every_name(
-    redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
     """`storage_options={"key_prefix": …}`: what `reset` may delete begins with it."""
     for prefix in ("one", "two"):
-        app = Flask("example")
-        limiter = Limiter(
-            asked_key, app=app, storage_uri=redis_server.uri, storage_options={"key_prefix": prefix}
-        )
+        app, limiter = make(storage_uri=redis_server.uri, storage_options={"key_prefix": prefix})
         app.get("/")(limiter.limit("1/hour")(lambda: "ok"))
         assert statuses(app, times=2) == [200, 429]
     assert {key.split(b":")[0] for key in redis_client.scan_iter()} == {b"one", b"two"}

@@ -20,7 +20,7 @@ from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
 from tests import servers
 from tests.servers import Server, eventually
-from tests.web.calls import statuses
+from tests.web.calls import remaining, statuses
 from tests.web.conftest import Maker, Night
 
 
@@ -103,22 +103,12 @@ def test_other_limits_are_charged_when_it_starts(make: Maker, uri: str, night: N
         "30/minute", strategy="token-bucket", burst=1, name="pace", wait="10 seconds"
     )(view)
     app.add_url_rule("/", "view", view)
-    seen: list[dict[str, Any]] = []
-
-    def look(_: float) -> bool:
-        shown = limiter.current.peek("view")
-        seen.append({each.verdict.charge.limit.name: each.remaining for each in shown})
-        return True
-
-    night.instead = look
+    seen: list[dict[str, int]] = []
+    night.instead = lambda _: seen.append(remaining(app, limiter)) is None
     assert statuses(app, "/", 2) == [200, 200]
-    left = {key: float(value) for key, value in seen[0].items()}
-    assert left == {"money": 19.5, "slots": 3, "calls": 99, "pace": 0}
-    with app.test_request_context():
-        after = {
-            each.verdict.charge.limit.name: each.remaining for each in limiter.current.peek("view")
-        }
-    assert (float(after["money"]), after["slots"], after["calls"]) == (19.0, 3, 98)
+    assert seen[0] == {"money": 19_500_000, "slots": 3, "calls": 99, "pace": 0}
+    after = remaining(app, limiter)
+    assert (after["money"], after["slots"], after["calls"]) == (19_000_000, 3, 98)
 
 
 def test_what_a_request_that_has_waited_gets_back(

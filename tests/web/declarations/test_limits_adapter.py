@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from flask import Flask
 from limits import RateLimitItem, RateLimitItemPerMinute, parse
 
-from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
 from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of, options_of, rank
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key, root
+from tests.web.conftest import Clock, Maker, root
 
 BUCKET = LimitOptions(strategy="token-bucket", burst=2)
 
@@ -122,12 +121,9 @@ def test_an_unopened_window_is_full(make: Maker, clock: Clock) -> None:
     assert stats.reset_time >= clock.now_s
 
 
-def test_while_the_storage_is_away_it_is_the_fallbacks() -> None:
+def test_while_the_storage_is_away_it_is_the_fallbacks(make: Maker) -> None:
     """What it says is what decides."""
-    app = Flask("example")
-    limiter = Limiter(
-        asked_key, app=app, storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True
-    )
+    app, limiter = make(storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True)
     app.get("/")(limiter.limit("3/minute")(root))
     assert statuses(app) == [200]
     assert limiter.limiter.get_window_stats(parse("3/minute"), "someone", "root").remaining == 2

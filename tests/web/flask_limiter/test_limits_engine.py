@@ -17,7 +17,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.web.declarations.limits_adapter import LimitsEngine
 from tests.servers import eventually
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, asked_key
+from tests.web.conftest import Clock, Maker, asked_key
 
 
 class Counters(Storage):
@@ -187,10 +187,9 @@ def test_memcached_gives_back_by_decrements(memcached: MemcachedStorage) -> None
     assert memcached.storage.get("b") is None
 
 
-def test_a_foreign_storage_serves_the_fixed_window(clock: Clock) -> None:
+def test_a_foreign_storage_serves_the_fixed_window(make: Maker, clock: Clock) -> None:
     """With headers, and all the rest of a request's way."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+    app, limiter = make(storage_uri="counters://")
     app.get("/")(limiter.limit("2/minute")(lambda: "ok"))
     client = app.test_client()
     response = client.get("/")
@@ -199,22 +198,18 @@ def test_a_foreign_storage_serves_the_fixed_window(clock: Clock) -> None:
     assert client.get("/").headers["Retry-After"] == "60"
 
 
-def test_an_amount_of_zero_denies_without_a_wait_there_too(clock: Clock) -> None:
+def test_an_amount_of_zero_denies_without_a_wait_there_too(make: Maker, clock: Clock) -> None:
     """Nothing is counted."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+    app, limiter = make(storage_uri="counters://")
     app.get("/")(limiter.limit("0/minute")(lambda: "ok"))
     refusal = app.test_client().get("/")
     assert (refusal.status_code, refusal.headers["RateLimit"]) == (429, '"0-per-60s";r=0')
     assert "Retry-After" not in refusal.headers
 
 
-def test_a_denied_request_charges_nothing_there_either(clock: Clock) -> None:
+def test_a_denied_request_charges_nothing_there_either(make: Maker, clock: Clock) -> None:
     """All limits are looked at before any is taken."""
-    app = Flask("example")
-    limiter = Limiter(
-        asked_key, app=app, storage_uri="counters://", application_limits=["100/hour"]
-    )
+    app, limiter = make(storage_uri="counters://", application_limits=["100/hour"])
     app.get("/")(limiter.limit("2/minute;50/hour")(lambda: "ok"))
     assert statuses(app, times=20).count(200) == 2
     storage = limiter.storage
@@ -279,10 +274,9 @@ def test_an_option_of_ours_needs_our_engines(option: str, options: dict[str, Any
         limiter.init_app(app)
 
 
-def test_deduct_when_looks_first_and_takes_at_the_end(clock: Clock) -> None:
+def test_deduct_when_looks_first_and_takes_at_the_end(make: Maker, clock: Clock) -> None:
     """Where nothing can be given back, as in Flask-Limiter."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+    app, limiter = make(storage_uri="counters://")
     limit = limiter.limit("2/minute", deduct_when=lambda response: response.status_code != 200)
 
     @app.get("/<int:status>")
@@ -298,10 +292,9 @@ def test_deduct_when_looks_first_and_takes_at_the_end(clock: Clock) -> None:
     assert sorted(limiter.storage.counts.values()) == [2, 5]
 
 
-def test_equal_limits_that_are_deducted_late_are_one_bucket(clock: Clock) -> None:
+def test_equal_limits_that_are_deducted_late_are_one_bucket(make: Maker, clock: Clock) -> None:
     """It is charged for each of them, the late one by what the response says."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://", headers_enabled=True)
+    app, limiter = make(storage_uri="counters://")
 
     @app.get("/<int:status>")
     @limiter.limit("9/minute")
@@ -316,12 +309,9 @@ def test_equal_limits_that_are_deducted_late_are_one_bucket(clock: Clock) -> Non
     assert list(limiter.storage.counts.values()) == [3 + 2]
 
 
-def test_meta_limits_ban_there_too(clock: Clock) -> None:
+def test_meta_limits_ban_there_too(make: Maker, clock: Clock) -> None:
     """After so many denials everything is denied."""
-    app = Flask("example")
-    limiter = Limiter(
-        asked_key, app=app, storage_uri="counters://", meta_limits=[MetaLimit("2/hour")]
-    )
+    app, limiter = make(storage_uri="counters://", meta_limits=[MetaLimit("2/hour")])
     app.get("/")(limiter.limit("1/minute")(lambda: "ok"))
     app.get("/other", endpoint="other")(lambda: "other")
     assert statuses(app, times=2) == [200, 429]
@@ -329,10 +319,9 @@ def test_meta_limits_ban_there_too(clock: Clock) -> None:
     assert statuses(app) + statuses(app, "/other") == [429, 429]
 
 
-def test_the_commands_and_reset_reach_its_buckets(clock: Clock) -> None:
+def test_the_commands_and_reset_reach_its_buckets(make: Maker, clock: Clock) -> None:
     """`clear` forgets one caller, `reset` all."""
-    app = Flask("example")
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://")
+    app, limiter = make(storage_uri="counters://")
     app.get("/", endpoint="root")(limiter.limit("1/minute")(lambda: "ok"))
     for forget in (
         lambda: limiter.limiter.clear(parse("1/minute"), "someone", "root"),

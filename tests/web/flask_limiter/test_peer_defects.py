@@ -163,27 +163,25 @@ def test_a_sliding_window_takes_one_entry_whatever_the_cost(
 
 
 def test_a_change_of_strategy_starts_afresh(
-    redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
     """(10) The same limit under another strategy is another bucket, and no error; the first one
     is still there when it comes back."""
     answers = []
     for strategy in (*STRATEGIES, STRATEGIES[0]):
-        app = Flask("example")
-        limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri)
+        app, limiter = make(storage_uri=redis_server.uri)
         app.get("/")(limiter.limit("2/hour", strategy=strategy, name="chat")(root))
         answers += statuses(app, times=3)
     assert answers == [200, 200, 429] * len(STRATEGIES) + [429] * 3
 
 
 def test_a_changed_amount_keeps_the_usage(
-    redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
 ) -> None:
     """(11) 60 of 100 a day used: raised to 2,000 it leaves 1,940, lowered to 50 nothing."""
     left = {}
     for amount, calls in ((100, 60), (2000, 1), (50, 1)):
-        app = Flask("example")
-        limiter = Limiter(asked_key, app=app, storage_uri=redis_server.uri, headers_enabled=True)
+        app, limiter = make(storage_uri=redis_server.uri)
         limit = limiter.limit(f"{amount}/day", name="plan", strategy="sliding-window")
         app.get("/")(limit(root))
         client = app.test_client()

@@ -24,7 +24,7 @@ from ratelimit_ext import (
 from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 from tests.engine.relay import Relay, whole
-from tests.web.calls import statuses
+from tests.web.calls import remaining, statuses
 from tests.web.conftest import Maker, asked_key
 
 DEGRADED = "X-RateLimit-Degraded"
@@ -234,13 +234,9 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     first = 1  # it was decided when the breaker was still closed, and is not in the count
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
 
-    def left() -> int:
-        with app.test_request_context("/"):
-            return int(limiter.current.peek("view")[0].remaining)
-
     # What the lost call holds is released by the queue, at about the same time.
-    servers.eventually(lambda: left() >= 100 - 10 - degraded - first - 1)
-    assert left() <= 100 - 10 - degraded
+    servers.eventually(lambda: remaining(app, limiter)["tokens"] >= 100 - 10 - degraded - first - 1)
+    assert remaining(app, limiter)["tokens"] <= 100 - 10 - degraded
 
 
 @pytest.mark.slow
@@ -267,13 +263,9 @@ def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.
             limiter.settle(usd=0)
             return "ok"
 
-        def left() -> list[int]:
-            with app.test_request_context("/"):
-                return [status.remaining for status in limiter.current.peek("view")]
-
         client = app.test_client()
         assert statuses(client) == [200]
-        full = left()
+        full = remaining(app, limiter)
         relay.forward = hold_up
         assert client.get("/").headers[DEGRADED] == "local"
         relay.forward = whole
@@ -283,7 +275,7 @@ def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.
         before = decisions()
         goes_on.set()
         servers.eventually(lambda: decisions() > before)
-        assert left() == full
+        assert remaining(app, limiter) == full
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
@@ -342,8 +334,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
         return thread
 
     def left() -> list[int]:
-        with app.test_request_context("/"):
-            return sorted(int(limit.remaining) for limit in limiter.current.peek("view"))
+        return sorted(remaining(app, limiter).values())
 
     before = start("/before/7")
     servers.eventually(lambda: left() == [9, 900])
@@ -354,19 +345,19 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
     during = start("/during/20")
     servers.eventually(lambda: left() == [4, 350])
     assert app.test_client().get("/whole/3").status_code == 200
+
+    def end_both() -> None:
+        for call, event in zip((before, during), goes_on.values(), strict=True):
+            event.set()
+            call.join()
+
     if ends == "in the outage":
-        goes_on["before"].set()
-        goes_on["during"].set()
-        before.join()
-        during.join()
+        end_both()
     os.kill(server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.operators.storage_is_down)
     if ends == "afterwards":
         servers.eventually(lambda: left() == [8, 797])
-        goes_on["before"].set()
-        goes_on["during"].set()
-        before.join()
-        during.join()
+        end_both()
     assert app.test_client().get("/after/5").status_code == 200
     servers.eventually(lambda: left() == [10, 1000 - 7 - 20 - 3 - 5])
 
@@ -397,10 +388,6 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
         limiter.settle(tokens=300)
         return "ok"
 
-    def left() -> list[int]:
-        with app.test_request_context("/"):
-            return [int(limit.remaining) for limit in limiter.current.peek("view")]
-
     if down == "at first":
         stop()
     assert app.test_client().get("/").status_code == 200
@@ -408,7 +395,7 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
         go_on()
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
     assert limiter.operators.flush_settlements(timeout_s=20)
-    servers.eventually(lambda: left() == [700])
+    servers.eventually(lambda: remaining(app, limiter) == {"": 700})
 
 
 @pytest.mark.parametrize("on_failure", ["local", "open"])

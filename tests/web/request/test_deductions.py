@@ -13,7 +13,7 @@ import redis
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limiter, MetaLimit
 from tests import servers
 from tests.chatapp.served import serving
-from tests.web.calls import statuses
+from tests.web.calls import left_of, statuses
 from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky
 
@@ -79,27 +79,17 @@ def calls_at_once(uri: str, status: int, *, admitted: int, **options: Any) -> li
         return [*answered, call(address)]
 
 
-def test_slow_successes_at_once_are_not_refused(uri: str) -> None:
-    """20 on 5 failures a minute: none of them fails, and the limit stays as it was."""
-    assert calls_at_once(uri, 200, admitted=AT_ONCE) == [200] * (AT_ONCE + 1)
-
-
-def test_failures_at_once_exceed_the_limit_and_close_it(uri: str) -> None:
-    """They were checked before the first of them had failed, as in Flask-Limiter; the next call is
-    refused."""
-    assert calls_at_once(uri, 401, admitted=AT_ONCE) == [401] * AT_ONCE + [429]
-
-
-def test_no_more_guesses_at_once_than_the_limit_if_it_is_reserved(uri: str) -> None:
-    """Of 20 guesses at once on 5 failures a minute, 5 are answered."""
-    answered = calls_at_once(uri, 401, admitted=5, reserve=True)
-    assert answered == [401] * 5 + [429] * (AT_ONCE - 5) + [429]
-
-
-def test_successes_at_once_share_what_is_reserved(uri: str) -> None:
-    """The price of it: 20 successes at once are refused beyond 5, and the next is admitted."""
-    answered = calls_at_once(uri, 200, admitted=5, reserve=True)
-    assert answered == [200] * 5 + [429] * (AT_ONCE - 5) + [200]
+@pytest.mark.parametrize(
+    ("status", "admitted", "following"),
+    [(200, AT_ONCE, 200), (401, AT_ONCE, 429), (401, 5, 429), (200, 5, 200)],
+    ids=["successes", "failures", "reserved failures", "reserved successes"],
+)
+def test_calls_at_once(uri: str, status: int, admitted: int, following: int) -> None:
+    """20 on 5 failures a minute. None is refused: they were checked before the first of them had
+    failed, as in Flask-Limiter, and only failures close the limit. If each call reserves its part,
+    no more guesses get in than 5. Its price is that no more successes do."""
+    answered = calls_at_once(uri, status, admitted=admitted, reserve=admitted == 5)
+    assert answered == [status] * admitted + [429] * (AT_ONCE - admitted) + [following]
 
 
 # -- what is charged -------------------------------------------------------------------------------
@@ -114,10 +104,9 @@ def test_only_what_is_deducted_counts(uri: str, reserve: bool) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_cost_is_that_after_the_view(uri: str, strategy: str) -> None:
+def test_the_cost_is_that_after_the_view(make: Maker, uri: str, strategy: str) -> None:
     """The view finds out what the call has cost; headers say what is left and until when."""
-    app = flask.Flask("translations")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, headers_enabled=True)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/<int:characters>", endpoint="view")
     @limiter.limit(
@@ -140,10 +129,9 @@ def test_the_cost_is_that_after_the_view(uri: str, strategy: str) -> None:
     assert client.get("/1").status_code == 429
 
 
-def test_a_cost_that_is_unknown_before_the_view(uri: str) -> None:
+def test_a_cost_that_is_unknown_before_the_view(make: Maker, uri: str) -> None:
     """A cost of 0 fits until more than the limit was charged, as in Flask-Limiter."""
-    app = flask.Flask("translations")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/")
     @limiter.limit("10/hour", cost=lambda: flask.g.get("cost", 0), deduct_when=always)
@@ -154,10 +142,9 @@ def test_a_cost_that_is_unknown_before_the_view(uri: str) -> None:
     assert statuses(app, times=4) == [200, 200, 200, 429]
 
 
-def test_a_look_at_an_overdrawn_limit_is_not_denied(uri: str) -> None:
+def test_a_look_at_an_overdrawn_limit_is_not_denied(make: Maker, uri: str) -> None:
     """Also not from memory, where the same cost of 0 was denied as it is charged later."""
-    app = flask.Flask("translations")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/")
     @limiter.shared_limit(
@@ -172,10 +159,9 @@ def test_a_look_at_an_overdrawn_limit_is_not_denied(uri: str) -> None:
     assert statuses(app, "/look") == [200]
 
 
-def test_equal_limits_of_which_one_is_charged_later(uri: str) -> None:
+def test_equal_limits_of_which_one_is_charged_later(make: Maker, uri: str) -> None:
     """They are one bucket: before the view both have to fit, and one is taken."""
-    app = flask.Flask("twice")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/<int:status>", endpoint="view")
     @limiter.limit("5/day")
@@ -192,16 +178,13 @@ def test_a_full_shadow_takes_no_more(uri: str) -> None:
     """It counts what it would count if it were enforced."""
     app, limiter = log_in(uri, "2/day", mode="shadow")
     assert statuses(app, "/401", 4) == [401] * 4
-    (definitions,) = limiter.limit_manager._decorated_limits.values()
-    ((limit,),) = definitions
-    assert limiter.limiter.get_window_stats(limit.limit, "ada", "view").remaining == 0
+    assert left_of(limiter, "failures", "ada") == 0
 
 
-def test_a_denied_request_is_charged_nothing_later(uri: str) -> None:
+def test_a_denied_request_is_charged_nothing_later(make: Maker, uri: str) -> None:
     """Neither one that the conditional limit itself denies, nor one that another limit denies, also
     inside of the view."""
-    app = flask.Flask("denied")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/", endpoint="view")
     @limiter.limit("9/hour", deduct_when=always)
@@ -224,10 +207,9 @@ def test_a_cancelled_call_is_charged_nothing_later(uri: str) -> None:
     assert left(app, limiter) == [5, 7]
 
 
-def test_a_denial_counts_for_bans(uri: str) -> None:
+def test_a_denial_counts_for_bans(make: Maker, uri: str) -> None:
     """Also one by a limit that would have been charged later."""
-    app = flask.Flask("bans")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, meta_limits=[MetaLimit("1/hour")])
+    app, limiter = make(storage_uri=uri, meta_limits=[MetaLimit("1/hour")])
     app.get("/")(limiter.limit("1/minute", deduct_when=always)(lambda: "ok"))
     app.get("/other", endpoint="other")(lambda: "other")
     assert statuses(app, "/other") + statuses(app, times=2) == [200, 200, 429]
@@ -274,13 +256,10 @@ def _sets_a_wrong_cost(_: flask.Response) -> bool:
 
 @pytest.mark.parametrize(("path", "calls"), [("/200", 1), ("/401", 2)])
 def test_the_check_is_a_part_of_the_decision(
-    redis_server: servers.Server, redis_client: redis.Redis, path: str, calls: int
+    make: Maker, redis_server: servers.Server, redis_client: redis.Redis, path: str, calls: int
 ) -> None:
     """One call of the server for all limits of the request; one more if something is charged."""
-    app = flask.Flask("calls")
-    limiter = Limiter(
-        lambda: "ada", app=app, storage_uri=redis_server.uri, application_limits=["100/day"]
-    )
+    app, limiter = make(storage_uri=redis_server.uri, application_limits=["100/day"])
 
     @app.get("/<int:status>")
     @limiter.limit("50/minute", deduct_when=failed)
@@ -355,11 +334,12 @@ def test_what_an_outage_has_counted_is_charged_afterwards() -> None:
 
 @pytest.mark.parametrize("reserve", [True, False])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_failures_are_forgotten_after_a_good_log_in(uri: str, strategy: str, reserve: bool) -> None:
+def test_failures_are_forgotten_after_a_good_log_in(
+    make: Maker, uri: str, strategy: str, reserve: bool
+) -> None:
     """In the view itself: those of this user, of every view with a limit of the name, and of its
     candidate, and no other limit's."""
-    app = flask.Flask("forget")
-    limiter = Limiter(lambda: flask.request.args["user"], app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri, key_func=lambda: flask.request.args["user"])
     keywords: Any = {"deduct_when": failed, "reserve": reserve, "strategy": strategy}
 
     def view(status: int) -> tuple[str, int]:

@@ -10,6 +10,8 @@ import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from tests import servers
+from tests.web.calls import left_of, remaining
+from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky
 
 #: Limits of a view by name. ``cost`` is what a request takes of each.
@@ -61,14 +63,10 @@ class Refunded:
 
     def used(self) -> dict[str, int]:
         """How much of each limit is used, without those that are not."""
-        with self.app.test_request_context("/"):
-            shown = self.limiter.current.peek("view")
-            names = {
-                limit.verdict.charge.limit.name or "edge": limit.verdict.remaining
-                for limit in shown
-            }
+        left = remaining(self.app, self.limiter)
+        left["edge"] = left.pop("")
         amounts = {**AMOUNTS, "edge": 100}
-        return {name: amounts[name] - left for name, left in names.items() if amounts[name] - left}
+        return {name: amounts[name] - each for name, each in left.items() if amounts[name] - each}
 
 
 def _open_slots(refunded: Refunded, count: int) -> list[Any]:
@@ -165,11 +163,10 @@ def test_what_is_not_deducted_does_not_wait_for_the_end_of_a_stream(uri: str) ->
 
 
 @pytest.mark.parametrize("reserve", [True, False])
-def test_an_over_admission_by_refunds(uri: str, reserve: bool) -> None:
+def test_an_over_admission_by_refunds(make: Maker, uri: str, reserve: bool) -> None:
     """Of calls in flight no more get in than there are places, also of those that are not
     deducted."""
-    app = flask.Flask("slots")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/")
     @limiter.limit("2 in flight", deduct_when=lambda r: r.status_code == 200, reserve=reserve)
@@ -205,10 +202,9 @@ def test_a_detached_reservation_does_not_refund_again(uri: str) -> None:
     others[0].close()
 
 
-def test_equal_limits_of_which_one_is_conditional(uri: str) -> None:
+def test_equal_limits_of_which_one_is_conditional(make: Maker, uri: str) -> None:
     """They are one bucket; the conditional one gives back its own share alone."""
-    app = flask.Flask("twice")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/")
     @limiter.limit("10/day")
@@ -218,14 +214,12 @@ def test_equal_limits_of_which_one_is_conditional(uri: str) -> None:
 
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(3)] == [200] * 3
-    with app.test_request_context("/"):
-        assert {limit.remaining for limit in limiter.current.peek("view")} == {7}
+    assert remaining(app, limiter) == {"": 7}
 
 
-def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
+def test_a_shadow_that_was_full_gives_nothing_back(make: Maker, uri: str) -> None:
     """It took nothing of the request."""
-    app = flask.Flask("shadow")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/<int:status>")
     @limiter.limit(
@@ -241,9 +235,7 @@ def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
     client = app.test_client()
     for path in ("/200", "/200", "/500", "/500"):
         client.get(path)
-    (definitions,) = limiter.limit_manager._decorated_limits.values()
-    ((limit,),) = definitions
-    assert limiter.limiter.get_window_stats(limit.limit, "ada", "view").remaining == 0
+    assert left_of(limiter, "shadow", "someone") == 0
 
 
 def test_a_refusal_of_deduct_when_itself_refunds_nothing(uri: str) -> None:
@@ -304,24 +296,40 @@ def _denied_and_handled(limiter: Limiter) -> tuple[str, int]:
         return "sorry", 429
 
 
+def _denied_and_caught(limiter: Limiter) -> str:
+    try:
+        return _denied_by_a_full_limit(limiter)
+    except RateLimitExceeded:
+        return "without it"
+
+
+def _denied_after_it_settled(limiter: Limiter) -> str:
+    limiter.settle(tokens=42)
+    return _denied_by_a_full_limit(limiter)
+
+
 @pytest.mark.parametrize(
-    ("acts", "status"),
+    ("acts", "status", "used"),
     [
-        (_denied_inside, 400),
-        (_denied_by_a_helper, 400),
-        (_denied_by_a_full_limit, 429),
-        (_denied_and_handled, 429),
+        (_denied_inside, 400, {}),
+        (_denied_by_a_helper, 400, {}),
+        (_denied_by_a_full_limit, 429, {}),
+        (_denied_and_handled, 429, {}),
+        (_denied_and_caught, 200, {"tokens": 100, "money": 1_000_000, "calls": 1, "edge": 1}),
+        (_denied_after_it_settled, 429, {"tokens": 42}),
     ],
 )
 def test_a_refusal_inside_a_view_costs_nothing(
-    uri: str, acts: Callable[[Limiter], Any], status: int
+    uri: str, acts: Callable[[Limiter], Any], status: int, used: dict[str, int]
 ) -> None:
-    """What the request took before is given back, the edge included; headers say so."""
+    """What the request took before is given back, the edge included; headers say so. A view that
+    catches the refusal has answered after all. What it settled before was used, and stays."""
     refunded = Refunded(uri, acts)
     with refunded.client.get("/") as response:
         assert response.status_code == status
-        assert '"calls";r=10;' in response.headers["RateLimit"]
-    assert refunded.used() == {}
+        left = 10 - used.get("calls", 0)
+        assert f'"calls";r={left};' in response.headers["RateLimit"]
+    assert refunded.used() == used
 
 
 def test_a_refusal_that_a_handler_makes_into_another_status(uri: str) -> None:
@@ -330,32 +338,6 @@ def test_a_refusal_that_a_handler_makes_into_another_status(uri: str) -> None:
     refunded.app.register_error_handler(RateLimitExceeded, lambda _: flask.redirect("/wait"))
     assert refunded.client.get("/").status_code == 302
     assert refunded.used() == {}
-
-
-def test_a_view_that_catches_the_refusal_keeps_its_charges(uri: str) -> None:
-    """It has answered after all."""
-
-    def acts(limiter: Limiter) -> str:
-        try:
-            return _denied_by_a_full_limit(limiter)
-        except RateLimitExceeded:
-            return "without it"
-
-    refunded = Refunded(uri, acts)
-    assert refunded.client.get("/").text == "without it"
-    assert refunded.used() == {"tokens": 100, "money": 1_000_000, "calls": 1, "edge": 1}
-
-
-def test_what_a_view_has_settled_before_its_refusal_stays(uri: str) -> None:
-    """The tokens were used; the rest is given back."""
-
-    def acts(limiter: Limiter) -> str:
-        limiter.settle(tokens=42)
-        return _denied_by_a_full_limit(limiter)
-
-    refunded = Refunded(uri, acts)
-    assert refunded.client.get("/").status_code == 429
-    assert refunded.used() == {"tokens": 42}
 
 
 def test_a_refusal_leaves_a_detached_reservation_alone(uri: str) -> None:
@@ -374,14 +356,12 @@ def test_a_refusal_leaves_a_detached_reservation_alone(uri: str) -> None:
     assert refunded.used() == {"tokens": 5, "calls": 1, "edge": 1}
 
 
-def test_a_refusal_in_a_view_without_limits_of_its_own(uri: str) -> None:
+def test_a_refusal_in_a_view_without_limits_of_its_own(make: Maker, uri: str) -> None:
     """The edge is given back there, too."""
-    app = flask.Flask("plain")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, application_limits=["100/day"])
+    app, limiter = make(storage_uri=uri, application_limits=["100/day"])
     app.add_url_rule("/", "view", lambda: _denied_by_a_full_limit(limiter))
     assert app.test_client().get("/").status_code == 429
-    with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.current.peek("view")] == [100]
+    assert remaining(app, limiter) == {"": 100}
 
 
 def test_a_refund_of_a_refusal_is_one_call(redis_server: Any, redis_client: redis.Redis) -> None:
@@ -449,8 +429,7 @@ def test_a_late_denial_by_another_extension_costs_nothing(uri: str, order: int) 
     app.add_url_rule("/", "view", lambda: "ok")
     client = app.test_client()
     assert [client.get("/nothing").status_code for _ in range(3)] == [404, 429, 429]
-    with app.test_request_context("/"):
-        assert [limit.remaining for limit in first.current.peek("view")] == [9]
+    assert remaining(app, first) == {"": 9}
 
 
 # -- the engine that took the charge ---------------------------------------------------------------
@@ -487,12 +466,8 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
     assert app.test_client().get("/").status_code == status
     assert outage.is_handed_back
     outage.is_deciding = False
-    with app.test_request_context("/"):
-        left = {
-            limit.verdict.charge.limit.name: limit.verdict.remaining
-            for limit in limiter.current.peek("view")
-        }
-    assert left == {"calls": 9 if status == 200 else 10, "tokens": 990, "slots": 2}
+    calls = 9 if status == 200 else 10
+    assert remaining(app, limiter) == {"calls": calls, "tokens": 990, "slots": 2}
 
 
 @pytest.mark.usefixtures("redis_client")
@@ -516,5 +491,4 @@ def test_a_request_of_two_engines_settles_each(redis_server: servers.Server) -> 
 
     app.test_client().get("/")
     outage.is_deciding = False
-    with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.current.peek("view")] == [990]
+    assert remaining(app, limiter) == {"tokens": 990}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from flask import Flask, Response
+from flask import Response
 
 import ratelimit_ext
 from ratelimit_ext import Limiter, RequestLimit, Verdict
@@ -139,10 +139,9 @@ MAKERS = [Records._make.__code__, Reply._read.__code__]
 
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "token-bucket", "sliding-window"])
-def test_an_admitted_answer_needs_no_verdicts(strategy: str, uri: str) -> None:
+def test_an_admitted_answer_needs_no_verdicts(make: Maker, strategy: str, uri: str) -> None:
     """Its headers are made from the engine's reply; verdicts and records when they are read."""
-    app = Flask("example")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, headers_enabled=True)
+    app, limiter = make(storage_uri=uri)
 
     @app.get("/<reads>")
     @limiter.limit("9/minute", strategy=strategy)

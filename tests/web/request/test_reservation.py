@@ -315,10 +315,9 @@ def test_an_invalid_cost_is_an_error(wrong: dict[str, Any]) -> None:
     assert Service("memory://", view).client.get("/").status_code == 200
 
 
-def test_without_estimates_settling_is_nothing() -> None:
+def test_without_estimates_settling_is_nothing(make: Maker) -> None:
     """A view whose limits are final may settle all the same."""
-    app = flask.Flask("plain")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://", default_limits=["3/day"])
+    app, limiter = make(default_limits=["3/day"])
 
     @app.get("/")
     def plain() -> str:
@@ -349,10 +348,9 @@ def test_a_look_at_what_is_left(uri: str) -> None:
         ]
 
 
-def test_one_bucket_claimed_twice_is_given_back_once(uri: str) -> None:
+def test_one_bucket_claimed_twice_is_given_back_once(make: Maker, uri: str) -> None:
     """Two equal limits of a view are one bucket and two calls; another request's stay."""
-    app = flask.Flask("twice")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, default_limits=["10/day"])
+    app, limiter = make(storage_uri=uri, default_limits=["10/day"])
 
     @app.get("/")
     @limiter.limit("10/day", override_defaults=False)
@@ -693,10 +691,9 @@ def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
 
 
 @pytest.mark.parametrize("claims", [True, False])
-def test_two_limits_of_one_bucket_are_one_budget(claims: bool) -> None:
+def test_two_limits_of_one_bucket_are_one_budget(make: Maker, claims: bool) -> None:
     """What both hold is the call's: alone, it may spend all ten dollars."""
-    app = flask.Flask("shared")
-    limiter = Limiter(lambda: "-", app=app, storage_uri="memory://")
+    app, limiter = make()
     claim = Claim(10**6, 10**6, 10**6, 10**6) if claims else None
     limiter.estimator("usd")(lambda: Guess("1", claim=claim))
     words: dict[str, Any] = {"scope": "calls", "override_defaults": False}
@@ -712,11 +709,10 @@ def test_two_limits_of_one_bucket_are_one_budget(claims: bool) -> None:
     assert Decimal(app.test_client().get("/").text) == 10
 
 
-def test_calls_that_share_a_budget_divide_it() -> None:
+def test_calls_that_share_a_budget_divide_it(make: Maker) -> None:
     """Each budget among its own calls in flight, by its own count: one call of a user, others of
     their team; the only call of all of them may spend what is left."""
-    app = flask.Flask("shared")
-    limiter = Limiter(lambda: "-", app=app, storage_uri="memory://")
+    app, limiter = make()
     found: list[tuple[Decimal | None, bool]] = []
 
     def user() -> str:
@@ -743,10 +739,9 @@ def test_calls_that_share_a_budget_divide_it() -> None:
     assert found == [(2, False), (Decimal("2.75"), False), (4, False), (4, False), (10, True)]
 
 
-def test_without_a_budget_there_is_none() -> None:
+def test_without_a_budget_there_is_none(make: Maker) -> None:
     """Neither a limit in requests is one, nor a guard."""
-    app = flask.Flask("unlimited")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://", default_limits=["3/day"])
+    app, limiter = make(default_limits=["3/day"])
 
     @app.get("/")
     @limiter.limit("1 usd/hour or 20 x usual", cost=lambda: "0.1", override_defaults=False)
@@ -786,11 +781,10 @@ def test_the_remaining_budget_asks_no_storage(redis_server: Any, redis_client: r
 )
 @pytest.mark.parametrize("said_by", ["an estimator", "a cost function"])
 def test_a_guess_is_clamped_to_what_the_limit_can_hold(
-    uri: str, guess: Any, status: int, used: int, said_by: str
+    make: Maker, uri: str, guess: Any, status: int, used: int, said_by: str
 ) -> None:
     """Only what a request costs at the least can make it too large. A plain number is exact."""
-    app = flask.Flask("guess")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
     words: dict[str, Any] = {}
     if said_by == "an estimator":
         limiter.estimator("tokens")(lambda: guess)
@@ -803,10 +797,9 @@ def test_a_guess_is_clamped_to_what_the_limit_can_hold(
     assert remaining(app, limiter) == {"": 1000 - used}
 
 
-def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
+def test_a_guess_is_clamped_for_each_limit(make: Maker, uri: str) -> None:
     """One answer, limits of several sizes; of ``usd`` both numbers are dollars."""
-    app = flask.Flask("guess")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    app, limiter = make(storage_uri=uri)
     limiter.estimator("usd")(lambda: Guess(Decimal("2.5"), least="0.5"))
 
     @app.get("/")
@@ -821,10 +814,9 @@ def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
 
 
 @pytest.mark.parametrize("guess", [Guess(-1), Guess(1, least=-1), Guess(1.5), Guess("x")])
-def test_a_guess_of_no_number_is_a_mistake(guess: Any) -> None:
+def test_a_guess_of_no_number_is_a_mistake(make: Maker, guess: Any) -> None:
     """Like any other cost."""
-    app = flask.Flask("guess")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri="memory://")
+    app, limiter = make()
     limiter.estimator("tokens")(lambda: guess)
     app.add_url_rule("/", "view", limiter.limit("9/day", unit="tokens")(lambda: "ok"))
     app.testing = True

@@ -5,7 +5,7 @@ from typing import Any
 
 import http_sf
 import pytest
-from flask import Flask, Response, request
+from flask import Response, request
 from flask_limiter import HeaderNames
 from werkzeug.http import http_date
 
@@ -373,11 +373,10 @@ def test_dollars_are_dollars_wherever_a_person_reads_them(make: Maker, clock: Cl
 
 @pytest.mark.parametrize("name", ["", "a", "A-1_. b", "x" * 64])
 @pytest.mark.parametrize("calls", [1, 3])
-def test_the_headers_are_structured_fields(name: str, calls: int) -> None:
+def test_the_headers_are_structured_fields(make: Maker, name: str, calls: int) -> None:
     """Whatever a limit is called, admitted and refused, in each unit: lists of strings, whose
     parameters are those of the draft, as whole numbers from 0 up, and strings."""
-    app = Flask("example")
-    limiter = Limiter(lambda: "someone", app=app, storage_uri="memory://", headers_enabled=True)
+    app, limiter = make()
     view: Any = limiter.limit("2/hour", name=name, strategy="sliding-window")(lambda: "")
     view = limiter.limit("5 in flight", name="slots")(view)
     view = limiter.limit("90000/minute", unit="tokens", strategy="token-bucket", cost=lambda: 7)(
