@@ -15,6 +15,7 @@ from ratelimit_ext.metrics import opentelemetry, prometheus
 from ratelimit_ext.metrics.measures import MEASURES, Measures
 from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
+from tests.web.calls import serve
 
 
 @pytest.fixture(autouse=True)
@@ -25,18 +26,12 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def application() -> tuple[Flask, Limiter]:
     app = Flask("example")
     limiter = Limiter(client_ip, app=app, storage_uri="memory://")
-
-    @app.get("/")
-    @limiter.limit("10/minute", name="pace", strategy="token-bucket")
-    @limiter.limit("3/minute", name="shadow", mode="shadow")
-    def view() -> str:
-        return "ok"
-
-    @app.get("/unnamed")
-    @limiter.limit("5/hour")
-    def unnamed() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("10/minute", name="pace", strategy="token-bucket"),
+        limiter.limit("3/minute", name="shadow", mode="shadow"),
+    )
+    serve(app, limiter.limit("5/hour"), path="/unnamed")
     return app, limiter
 
 

@@ -21,7 +21,7 @@ from ratelimit_ext.operators import texts, usage
 from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.web.declarations.callbacks import AnyCallers
 from tests.servers import Server
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Maker, asked_key
 
 POLICY = """version = 1
@@ -77,12 +77,11 @@ def make_site(
         blueprint.add_url_rule("/", "one", lambda: "ok")
         blueprint.add_url_rule("/two", "two", lambda: "ok")
         app.register_blueprint(blueprint)
-
-        @app.get("/call")
-        @limiter.limit("9/minute", unit="tokens", name="tokens", cost=lambda: 4)
-        def call() -> str:
-            return "ok"
-
+        serve(
+            app,
+            limiter.limit("9/minute", unit="tokens", name="tokens", cost=lambda: 4),
+            path="/call",
+        )
         app.add_url_rule("/free", "free", lambda: "ok")
         limiter.init_app(app)
         return app

@@ -9,6 +9,7 @@ from ratelimit_ext.records import counters as module
 from ratelimit_ext.records.counters import REQUESTS
 from tests import servers
 from tests.records.site import Site, remembering
+from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker
 
 KEYS = "LIMITS:tallies:{operators}:*"
@@ -17,14 +18,12 @@ KEYS = "LIMITS:tallies:{operators}:*"
 def limited(make: Maker, uri: str) -> Site:
     """An application with a limit that has a candidate, a shadow and a block."""
     site = app, limiter = remembering(make, uri)
-
-    @app.get("/")
-    @limiter.limit("3/hour", name="calls", candidate="2/hour")
-    @limiter.limit("1/hour", name="shadow", mode="shadow")
-    @limiter.limit("unless blocked", name="stop")
-    def index() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("3/hour", name="calls", candidate="2/hour"),
+        limiter.limit("1/hour", name="shadow", mode="shadow"),
+        limiter.limit("unless blocked", name="stop"),
+    )
     return site
 
 

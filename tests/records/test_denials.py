@@ -21,29 +21,17 @@ from tests import servers
 from tests.records.site import Site, remembering
 from tests.records.test_override_store import no_more_threads
 from tests.servers import Server, eventually
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
 
 def limited(make: Maker, uri: str, **how: Any) -> Site:
     """An application with limits of 2 an hour, of tokens and of dollars, that remembers denials."""
     site = app, limiter = remembering(make, uri, **how)
-
-    @app.get("/")
-    @limiter.limit("2/hour", name="calls", key_func=asked_key, strategy="sliding-window")
-    def index() -> str:
-        return "ok"
-
-    @app.get("/large")
-    @limiter.limit("9/hour", name="tokens", unit="tokens", cost=lambda: 10)
-    def large() -> str:
-        return "ok"
-
-    @app.get("/paid")
-    @limiter.limit("1 usd/day", name="budget", cost=0.75)
-    def paid() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("2/hour", name="calls", key_func=asked_key, strategy="sliding-window"))
+    tokens = limiter.limit("9/hour", name="tokens", unit="tokens", cost=lambda: 10)
+    serve(app, tokens, path="/large")
+    serve(app, limiter.limit("1 usd/day", name="budget", cost=0.75), path="/paid")
     return site
 
 
@@ -65,7 +53,7 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
     flushed(worker)
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     sentence = (
-        rf"{time} denied by 'calls' \(2 per 1 hour\) at index: 2 used, next free at {time} "
+        rf"{time} denied by 'calls' \(2 per 1 hour\) at view: 2 used, next free at {time} "
         rf"\(request req_7\); 3 more like this until {time}\n"
     )
     assert re.fullmatch(sentence, why(console, "ann").stdout)
@@ -80,16 +68,11 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
 def test_a_burst_is_named(make: Maker, redis_uri: str) -> None:
     """As in the answer to the caller: 30 a minute would not explain that 2 are used up."""
     site = app, limiter = remembering(make, redis_uri)
-
-    @app.get("/")
-    @limiter.limit("30/minute", key_func=asked_key, name="pace", burst=2, strategy="token-bucket")
-    def index() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("30/minute", name="pace", burst=2, strategy="token-bucket"))
     assert site.hit(3) == [200, 200, 429]
     flushed(site)
     shown = why(site, "ann").stdout
-    assert "denied by 'pace' (30 per 1 minute, 2 at once) at index: 2 used, next free" in shown
+    assert "denied by 'pace' (30 per 1 minute, 2 at once) at view: 2 used, next free" in shown
 
 
 def test_what_can_never_pass_and_money_are_explained(make: Maker, redis_uri: str) -> None:
@@ -111,13 +94,12 @@ def test_a_denial_by_a_shared_limit_is_of_its_callers(
     """Also one that a worker repeats from memory, and beside a denial by the caller's own limit.
     Beyond a number of callers, they are one entry."""
     site = app, limiter = limited(make, redis_uri)
-
-    @app.get("/shared")
-    @limiter.limit("9/hour", name="own")
-    @limiter.limit("3/day", name="all", key_func=key_func)
-    def shared() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("9/hour", name="own"),
+        limiter.limit("3/day", name="all", key_func=key_func),
+        path="/shared",
+    )
     monkeypatch.setattr(module, "MOST_CALLERS", 3)
     assert site.hit(9, "/shared") == [200] * 3 + [429] * 6
     cached: list[bool] = []

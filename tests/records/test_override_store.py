@@ -16,6 +16,7 @@ from ratelimit_ext.records import overrides as module
 from ratelimit_ext.records.overrides import MOST_ENTRIES, MOST_OVERRIDES, LogEntry, Overrides
 from tests import servers
 from tests.servers import Server, eventually
+from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker, asked_key
 
 Site = tuple[Flask, Limiter]
@@ -30,13 +31,11 @@ def site(make: Maker, uri: str) -> Site:
 
 def limited(make: Maker, uri: str) -> Site:
     app, limiter = make(storage_uri=uri)
-
-    @app.get("/")
-    @limiter.limit("2/hour", name="calls", key_func=asked_key)
-    @limiter.limit("100/hour", name="all", key_func=lambda: "*")
-    def index() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("2/hour", name="calls", key_func=asked_key),
+        limiter.limit("100/hour", name="all", key_func=lambda: "*"),
+    )
     return app, limiter
 
 
@@ -93,12 +92,7 @@ def test_an_override_lowers_an_amount(site: Site) -> None:
 def test_an_override_below_the_cost_of_every_call_is_refused(make: Maker) -> None:
     """No call could pass; an amount of 0 says so, and denies all of them."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("9/hour", name="calls", cost=3)
-    def index() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("9/hour", name="calls", cost=3))
     with pytest.raises(ValueError, match=r"calls: found 2 requests, but each call costs 3, .*0 to"):
         override((app, limiter), "2/hour")
     assert limiter.operators.overrides() == []

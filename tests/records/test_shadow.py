@@ -14,28 +14,18 @@ from ratelimit_ext.records import shadow as module
 from ratelimit_ext.records.shadow import Counts, Shadow
 from tests import servers
 from tests.records.site import Site, remembering
+from tests.web.calls import serve
 from tests.web.conftest import Maker
 
 
 def limited(make: Maker, uri: str) -> Site:
     """An application with a limit in shadow, and candidates of a window and of a token bucket."""
     site = app, limiter = remembering(make, uri)
-
-    @app.get("/")
-    @limiter.limit("5/hour", name="calls", candidate="2/hour", strategy="sliding-window")
-    def index() -> str:
-        return "ok"
-
-    @app.get("/shadow")
-    @limiter.limit("3/hour", name="shadow", mode="shadow")
-    def shadow() -> str:
-        return "ok"
-
-    @app.get("/paced")
-    @limiter.limit("9/hour", name="pace", candidate="1/hour", strategy="token-bucket")
-    def paced() -> str:
-        return "ok"
-
+    windows = {"candidate": "2/hour", "strategy": "sliding-window"}
+    serve(app, limiter.limit("5/hour", name="calls", **windows))
+    serve(app, limiter.limit("3/hour", name="shadow", mode="shadow"), path="/shadow")
+    bucket = {"candidate": "1/hour", "strategy": "token-bucket"}
+    serve(app, limiter.limit("9/hour", name="pace", **bucket), path="/paced")
     return site
 
 
@@ -85,14 +75,12 @@ def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri
     """Of ten calls of which another limit admits five, neither a shadow of six nor a candidate of
     six would deny any."""
     site = app, limiter = remembering(make, uri)
-
-    @app.get("/")
-    @limiter.limit("5/minute", name="pace")
-    @limiter.limit("6/day", name="shadow", mode="shadow")
-    @limiter.limit("9/day", name="calls", candidate="6/day")
-    def index() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("5/minute", name="pace"),
+        limiter.limit("6/day", name="shadow", mode="shadow"),
+        limiter.limit("9/day", name="calls", candidate="6/day"),
+    )
     assert site.hit(10) == [200] * 5 + [429] * 5
     for name in ("shadow", "calls"):
         found = counted(site)[name]
@@ -106,14 +94,12 @@ def test_a_trial_counts_the_last_call_that_is_deducted(
 ) -> None:
     """Also what is charged only after the view: the report's amount is enough for every call."""
     site = app, limiter = remembering(make, uri)
-
-    @app.get("/")
-    @limiter.limit(
-        "9/hour", name="a", deduct_when=lambda _: "ok" in request.args, reserve=reserve, **tried
+    serve(
+        app,
+        limiter.limit(
+            "9/hour", name="a", deduct_when=lambda _: "ok" in request.args, reserve=reserve, **tried
+        ),
     )
-    def index() -> str:
-        return "ok"
-
     for path in ("/?ok", "/", "/?ok", "/?ok"):
         site.hit(1, path)
     assert counted(site)["a"].used == {"ann": 3}
@@ -122,12 +108,7 @@ def test_a_trial_counts_the_last_call_that_is_deducted(
 def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
     """It has no amount that could be judged."""
     site = app, limiter = remembering(make, uri)
-
-    @app.get("/")
-    @limiter.limit("unless blocked", name="switch", mode="shadow")
-    def index() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("unless blocked", name="switch", mode="shadow"))
     assert site.hit(3) == [200] * 3
     assert counted(site) == {}
 

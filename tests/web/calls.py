@@ -1,12 +1,25 @@
-"""Calls to an application, many at a time, and what they leave of its limits."""
+"""A view behind limits, calls to it, many at a time, and what they leave of the limits."""
 
 from itertools import chain
 from typing import Any
 
-from flask import Flask
+from flask import Blueprint, Flask
 from flask.testing import FlaskClient
 
 from ratelimit_ext import Limiter
+
+
+def serve(app: Flask | Blueprint, *limits: Any, path: str = "/", name: str = "") -> None:
+    """Add a view behind these limits, in the order of decorators. Its name is that of the path."""
+
+    def view() -> str:
+        return "ok"
+
+    served: Any = view
+    view.__qualname__ = view.__name__ = name or path.strip("/") or "view"
+    for limit in reversed(limits):
+        served = limit(served)
+    app.add_url_rule(path, view.__name__, served)
 
 
 def statuses(

@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, request
 from ratelimit_ext import ConfigurationError, DecisionEvent, Limiter
 from ratelimit_ext.core.key import Naming
 from ratelimit_ext.testing import RateLimits
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import asked_key
 
 ROOT = Path(__file__).parents[2]
@@ -251,12 +251,7 @@ def objects_of_many_applications() -> tuple[int, int]:
         app = factory(limiter, RATELIMIT_BLUEPRINTS={"api": ["8/minute"]})
 
         limiter.limit("6/minute", exempt_when=lambda: not app.name)(app.blueprints["api"])
-
-        @app.get("/")
-        @limiter.limit("7/minute", exempt_when=lambda: not app.name)
-        def view() -> str:
-            return "ok"
-
+        serve(app, limiter.limit("7/minute", exempt_when=lambda: not app.name))
         assert statuses(app) + statuses(app, "/plain") + statuses(app, "/limited") == [200] * 3
         with app.app_context():
             assert limiter._components.inventory.all_rows(app)

@@ -15,7 +15,7 @@ from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailabl
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.strategies.guards.block import REASONS
 from tests import servers
-from tests.web.calls import left_of, remaining, statuses
+from tests.web.calls import left_of, remaining, serve, statuses
 from tests.web.conftest import Clock, Maker
 
 PROBLEM = "application/problem+json"
@@ -524,11 +524,8 @@ def test_the_handlers_refusal_is_the_one_that_is_answered(make: Maker) -> None:
         second = decide_again()
         return refusal if answers.pop() == "first" else second
 
-    @app.get("/")
-    @limiter.limit("unless blocked", name="guard", key_func=lambda: flask.g.get("model", "big"))
-    def view() -> str:
-        return "ok"
-
+    model = lambda: flask.g.get("model", "big")  # noqa: E731 - a key function
+    serve(app, limiter.limit("unless blocked", name="guard", key_func=model))
     with app.app_context():
         limiter.operators.block("guard", "big", for_s=600, reason="overloaded")
         limiter.operators.block("guard", "small", for_s=300, reason="closed")
@@ -602,17 +599,8 @@ def test_a_block_that_other_workers_cannot_see_is_an_error(make: Maker) -> None:
 def test_a_guard_overrides_no_other_limit(make: Maker) -> None:
     """A switch on a view leaves it the limits that it had."""
     app, limiter = make(default_limits=["1/day"])
-
-    @app.get("/")
-    @limiter.limit("unless blocked", name="guard")
-    def guarded() -> str:
-        return "ok"
-
-    @app.get("/own")
-    @limiter.limit("5/day")
-    def own() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("unless blocked", name="guard"))
+    serve(app, limiter.limit("5/day"), path="/own")
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
     assert [client.get("/own").status_code for _ in range(2)] == [200, 200]
@@ -732,13 +720,11 @@ def test_one_function_may_estimate_in_two_units(make: Maker) -> None:
     app, limiter = make()
     estimate = limiter.estimator("tokens")(lambda: 5)
     limiter.estimator("usd")(estimate)
-
-    @app.get("/")
-    @limiter.limit("100/day", unit="tokens", name="tokens")
-    @limiter.limit("100 usd/day", name="usd")
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("100/day", unit="tokens", name="tokens"),
+        limiter.limit("100 usd/day", name="usd"),
+    )
     headers = app.test_client().get("/").headers["RateLimit"]
     assert '"tokens";r=95;' in headers
     assert '"usd";r=95000000;' in headers

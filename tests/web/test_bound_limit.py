@@ -8,7 +8,7 @@ from flask import Blueprint, request
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext import Limit
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 
@@ -207,11 +207,9 @@ def test_an_identity_may_be_the_number_0(make: Maker) -> None:
 def test_one_bucket_twice_in_a_request_is_charged_twice(make: Maker) -> None:
     """Two definitions that name the same bucket cost the sum, and no charge is lost."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.shared_limit("5/minute", scope="all", name="one")
-    @limiter.shared_limit("5/minute", scope="all", name="one", cost=2)
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.shared_limit("5/minute", scope="all", name="one"),
+        limiter.shared_limit("5/minute", scope="all", name="one", cost=2),
+    )
     assert statuses(app, times=2) == [200, 429]

@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from ratelimit_ext import Claim, Guess, Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
+from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker, root
 
 PROBLEM = "application/problem+json"
@@ -184,14 +185,12 @@ def test_an_error_message_leaves_the_plans_sentence(tmp_path: Path) -> None:
 def test_a_problem_names_every_policy_that_was_violated(make: Maker, clock: Clock) -> None:
     """By the type that IANA registers for it."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("9/hour", name="wide")
-    @limiter.limit("1/hour", name="plan")
-    @limiter.limit("1/minute", name="pace")
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("9/hour", name="wide"),
+        limiter.limit("1/hour", name="plan"),
+        limiter.limit("1/minute", name="pace"),
+    )
     client = app.test_client()
     client.get("/")
     problem = client.get("/", headers={"Accept": PROBLEM}).get_json(force=True)

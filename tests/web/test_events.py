@@ -10,6 +10,7 @@ from flask import request
 from ratelimit_ext import DecisionEvent, Event, Limiter, SettlementEvent
 from ratelimit_ext.core.events import Events
 from tests.servers import Server
+from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker
 
 A_MINUTE_MS = 60_000
@@ -25,12 +26,7 @@ def heard(limiter: Limiter) -> list[Event]:
 def test_an_admission_and_a_denial_say_what_was_decided(make: Maker, clock: Clock) -> None:
     """The endpoint, the reason, the wait, the denying limit and whom it counts."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/minute", name="calls")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/minute", name="calls"))
     events, client = heard(limiter), app.test_client()
     assert [client.get("/", headers={"X-Key": "ada"}).status_code for _ in range(2)] == [200, 429]
     first, second = events
@@ -47,12 +43,7 @@ def test_an_admission_and_a_denial_say_what_was_decided(make: Maker, clock: Cloc
 def test_a_shadow_that_would_have_denied_is_in_the_event(make: Maker, clock: Clock) -> None:
     """The request is admitted; who reads events sees what enforcing would change."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/minute", name="stricter", mode="shadow")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/minute", name="stricter", mode="shadow"))
     events, client = heard(limiter), app.test_client()
     assert [client.get("/").status_code for _ in range(2)] == [200, 200]
     names = [
@@ -72,12 +63,7 @@ def test_every_refusal_has_its_reason(
 ) -> None:
     """Also a request that can never pass, and a function that returns an invalid limit."""
     app, limiter = make(strict=True)
-
-    @app.get("/")
-    @limiter.limit(lambda: text, cost=lambda: cost)
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit(lambda: text, cost=lambda: cost))
     events = heard(limiter)
     app.test_client().get("/")
     assert [(e.reason, e.wait_ms) for e in events if isinstance(e, DecisionEvent)] == [
@@ -90,12 +76,7 @@ def test_a_denial_from_memory_is_an_event_of_its_own(
 ) -> None:
     """The worker repeats a denial without the storage, and says so."""
     app, limiter = make(storage_uri=redis_server.uri)
-
-    @app.get("/")
-    @limiter.limit("1/hour")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/hour"))
     events, client = heard(limiter), app.test_client()
     for _ in range(5):
         client.get("/")
@@ -157,11 +138,7 @@ def test_without_listeners_no_event_is_made(
 ) -> None:
     """They cost a request one look at an empty tuple."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/minute")
-    def view() -> str:
-        return "ok"
+    serve(app, limiter.limit("1/minute"))
 
     def fail(*_: Any) -> None:
         raise AssertionError("an event was made")

@@ -18,7 +18,7 @@ import ratelimit_ext
 from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit, RateLimitExceeded
 from tests import servers
 from tests.called import called
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, asked_key, root
 
 ROOT = Path(__file__).parents[2]
@@ -55,14 +55,12 @@ def test_a_request_is_one_script_call(
         headers_enabled=True,
         application_limits=["5000/hour"],
     )
-
-    @app.get("/")
-    @limiter.limit("1000/day", strategy="sliding-window")
-    @limiter.limit("500/hour", strategy="fixed-window")
-    @limiter.limit(f"{amount}/minute", strategy="token-bucket")
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("1000/day", strategy="sliding-window"),
+        limiter.limit("500/hour", strategy="fixed-window"),
+        limiter.limit(f"{amount}/minute", strategy="token-bucket"),
+    )
     client = app.test_client()
     assert statuses(client, times=3) == [200] * 3  # the server learns the script, once
     redis_client.config_resetstat()
@@ -356,15 +354,13 @@ def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
 def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Clock) -> None:
     """Its name and its wait are reported together, in any order of decorators."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/30 minutes")
-    @limiter.limit("1/minute")
-    @limiter.limit("1/hour", name="plan")
-    @limiter.limit("1/5 seconds")
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("1/30 minutes"),
+        limiter.limit("1/minute"),
+        limiter.limit("1/hour", name="plan"),
+        limiter.limit("1/5 seconds"),
+    )
     client = app.test_client()
     client.get("/")
     refusal = client.get("/")
@@ -464,13 +460,7 @@ def test_several_extensions_on_one_application_decide_each_for_itself(make: Make
     options = {"storage_uri": "memory://", "headers_enabled": True}
     by_key = Limiter(asked_key, app=app, **options)
     by_tenant = Limiter(lambda: request.headers["X-Tenant"], app=app, key_prefix="t", **options)
-
-    @app.get("/")
-    @by_key.limit("2/minute")
-    @by_tenant.limit("3/minute")
-    def view() -> str:
-        return "ok"
-
+    serve(app, by_key.limit("2/minute"), by_tenant.limit("3/minute"))
     assert statuses(app, headers={"X-Key": "a", "X-Tenant": "t"}, times=3) == [200, 200, 429]
     assert statuses(app, headers={"X-Key": "b", "X-Tenant": "t"}, times=2) == [200, 429]
 
@@ -640,14 +630,7 @@ def test_a_request_takes_few_calls(make: Maker, daily: str, most: int, redis_ser
     memory; and few of its files. A higher number makes every request slower; measure before you
     raise it."""
     app, limiter = make(storage_uri=redis_server.uri)
-
-    @app.get("/")
-    @limiter.limit("500/minute")
-    @limiter.limit("700/hour")
-    @limiter.limit(daily)
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("500/minute"), limiter.limit("700/hour"), limiter.limit(daily))
     client = app.test_client()
     for _ in range(5):  # compiles the route, and repeats the denial
         client.get("/")

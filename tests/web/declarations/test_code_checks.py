@@ -12,7 +12,7 @@ from flask import Blueprint, Flask
 from flask.views import MethodView
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Maker, asked_key, root
 
 
@@ -474,12 +474,13 @@ def warnings(make: Maker, caplog: pytest.LogCaptureFixture, call: Call) -> list[
         call(limiter)
         return "ok"
 
-    @app.get("/other")
-    @limiter.limit("unless blocked", name="other switch")
-    @limiter.limit("as reported", name="other quota", unit="requests")
-    def other_view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("unless blocked", name="other switch"),
+        limiter.limit("as reported", name="other quota", unit="requests"),
+        path="/other",
+        name="other_view",
+    )
     assert statuses(app, times=2) == [200, 200]
     return [
         record.getMessage()

@@ -14,7 +14,7 @@ from ratelimit_ext import (
     RateLimitExceeded,
     RouteLimit,
 )
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 
@@ -31,12 +31,7 @@ def test_a_decorated_view_has_its_own_limit_instead_of_the_defaults(make: Maker)
     """Or beside them, with `override_defaults=False`."""
     app, limiter = make(default_limits=["1/minute"])
     app.get("/own")(limiter.limit("2/minute")(lambda: "ok"))
-
-    @app.get("/both")
-    @limiter.limit("2/minute", override_defaults=False)
-    def both() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("2/minute", override_defaults=False), path="/both")
     assert statuses(app, "/own", 3) == [200, 200, 429]
     assert statuses(app, "/both", 2) == [200, 429]
 
@@ -347,13 +342,11 @@ def test_each_limit_may_have_its_strategy(
 ) -> None:
     """Limits of several strategies apply to one request."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1000/day", strategy="sliding-window")
-    @limiter.limit("4/minute", **keywords)
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("1000/day", strategy="sliding-window"),
+        limiter.limit("4/minute", **keywords),
+    )
     assert statuses(app, times=6).count(200) == admitted_at_once
     clock.forward(60)
     assert statuses(app, times=6).count(200) == admitted_in_the_second_minute

@@ -12,7 +12,7 @@ from flask import Blueprint, Flask
 from flask.views import MethodView, View
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, client_ip
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import asked_key
 from tests.web.declarations.test_policies import left, policy, root
 
@@ -103,13 +103,7 @@ def test_a_view_has_several_groups_beside_its_own_limits(tmp_path: Path) -> None
     """And those of its blueprint's group."""
     app, blueprint = Flask(__name__), Limiter.group("reads")(Blueprint("chat", "chat"))
     limiter = Limiter(asked_key, storage_uri="memory://", headers_enabled=True)
-
-    @blueprint.get("/")
-    @limiter.limit("5/minute", name="own")
-    @limiter.group("calls")
-    def view() -> str:
-        return "ok"
-
+    serve(blueprint, limiter.limit("5/minute", name="own"), limiter.group("calls"))
     app.config.update(policy(tmp_path, GROUPS))
     app.register_blueprint(blueprint)
     limiter.init_app(app)

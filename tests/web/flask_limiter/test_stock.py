@@ -5,6 +5,7 @@ import pytest
 from flask import Flask
 
 import ratelimit_ext  # noqa: F401 - registers the strategies
+from tests.web.calls import serve
 
 
 def served(uri: str, strategy: str) -> Flask:
@@ -14,12 +15,7 @@ def served(uri: str, strategy: str) -> Flask:
         lambda: "ada", app=app, storage_uri=uri, strategy=strategy, headers_enabled=True
     )
     assert type(limiter) is flask_limiter.Limiter
-
-    @app.get("/")
-    @limiter.limit("5/minute")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("5/minute"))
     return app
 
 

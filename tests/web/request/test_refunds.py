@@ -10,7 +10,7 @@ import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from tests import servers
-from tests.web.calls import left_of, remaining
+from tests.web.calls import left_of, remaining, serve
 from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky
 
@@ -205,13 +205,11 @@ def test_a_detached_reservation_does_not_refund_again(uri: str) -> None:
 def test_equal_limits_of_which_one_is_conditional(make: Maker, uri: str) -> None:
     """They are one bucket; the conditional one gives back its own share alone."""
     app, limiter = make(storage_uri=uri)
-
-    @app.get("/")
-    @limiter.limit("10/day")
-    @limiter.limit("10/day", deduct_when=lambda _: False, reserve=True, override_defaults=False)
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("10/day"),
+        limiter.limit("10/day", deduct_when=lambda _: False, reserve=True, override_defaults=False),
+    )
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(3)] == [200] * 3
     assert remaining(app, limiter) == {"": 7}

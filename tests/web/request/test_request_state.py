@@ -10,7 +10,7 @@ from ratelimit_ext import Limiter, RequestLimit, Verdict
 from ratelimit_ext.engine.verdicts import Reply
 from ratelimit_ext.web.bound_limit import Records
 from tests.called import called
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker
 
 NOW = 1_800_000_000
@@ -70,13 +70,7 @@ def test_the_verdicts_are_those_of_the_current_limits(make: Maker) -> None:
         seen.append((limits, limiter.current.verdicts))
         return response
 
-    @app.get("/")
-    @limiter.limit("5/day")
-    @limiter.limit("1/minute")
-    @limiter.limit("3/hour")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("5/day"), limiter.limit("1/minute"), limiter.limit("3/hour"))
     assert statuses(app, times=2) == [200, 429]
     assert [limits for limits, _ in seen] == [verdicts for _, verdicts in seen]
     assert [len(verdicts) for _, verdicts in seen] == [3, 1]
@@ -94,13 +88,7 @@ def test_a_denied_request_shows_what_denied_it(make: Maker, clock: Clock) -> Non
         each = [(str(limit.limit), limit.breached) for limit in limiter.current_limits]
         return [str(limiter.current_limit.limit), verdict.retry_after_ms, each], 429
 
-    @app.get("/")
-    @limiter.limit("1/minute")
-    @limiter.limit("1/hour")
-    @limiter.limit("5/day")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/minute"), limiter.limit("1/hour"), limiter.limit("5/day"))
     client = app.test_client()
     client.get("/")
     clock.forward(0.5)
@@ -121,13 +109,7 @@ def test_after_the_first_breach_no_limit_is_shown(make: Maker) -> None:
         shown.extend(str(limit.limit) for limit in limiter.current_limits)
         return "refused", 429
 
-    @app.get("/")
-    @limiter.limit("9/second")
-    @limiter.limit("1/minute")
-    @limiter.limit("5/day")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("9/second"), limiter.limit("1/minute"), limiter.limit("5/day"))
     client = app.test_client()
     client.get("/")
     assert client.get("/").headers["RateLimit"].count(";r=") == 3

@@ -11,7 +11,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
 from tests.servers import Server
-from tests.web.calls import statuses
+from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 NOW = 1_800_000_000
@@ -27,13 +27,11 @@ def test_an_admitted_answer_names_every_limit(make: Maker, clock: Clock) -> None
     """The IETF fields have them all; the X-RateLimit fields the one nearest to exhaustion, and a
     token bucket's quota is its burst over the time in which that refills."""
     app, limiter = make(application_limits=["1000/day"])
-
-    @app.get("/")
-    @limiter.limit("100/hour", strategy="sliding-window", name="plan")
-    @limiter.limit("30/minute", strategy="token-bucket", burst=10)
-    def view() -> str:
-        return "ok"
-
+    serve(
+        app,
+        limiter.limit("100/hour", strategy="sliding-window", name="plan"),
+        limiter.limit("30/minute", strategy="token-bucket", burst=10),
+    )
     client = app.test_client()
     client.get("/")
     clock.forward(1)
@@ -87,12 +85,7 @@ def test_calls_in_flight_are_no_limit_that_is_used_up(make: Maker, clock: Clock)
     app, limiter = make()
     slots = limiter.limit("1 in flight", name="slots")
     app.get("/")(limiter.limit("30/minute")(slots(root)))
-
-    @app.get("/only")
-    @limiter.limit("1 in flight", name="only")
-    def only() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1 in flight", name="only"), path="/only")
     client = app.test_client()
     answer = client.get("/")
     assert (answer.headers["X-RateLimit-Limit"], answer.headers["X-RateLimit-Remaining"]) == (
@@ -143,13 +136,7 @@ def test_above_a_minute_a_client_is_told_not_to_wait(
 def test_several_denials_tell_the_longest_wait(make: Maker, clock: Clock) -> None:
     """A client that waited for the shorter one would be denied again."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/minute")
-    @limiter.limit("1/hour", name="slow")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/minute"), limiter.limit("1/hour", name="slow"))
     client = app.test_client()
     client.get("/")
     refusal = client.get("/")
@@ -161,13 +148,7 @@ def test_several_denials_tell_the_longest_wait(make: Maker, clock: Clock) -> Non
 def test_a_limit_that_did_not_deny_tells_its_uncharged_remaining(make: Maker, clock: Clock) -> None:
     """A denied request took nothing from it."""
     app, limiter = make()
-
-    @app.get("/")
-    @limiter.limit("1/minute")
-    @limiter.limit("10/hour")
-    def view() -> str:
-        return "ok"
-
+    serve(app, limiter.limit("1/minute"), limiter.limit("10/hour"))
     client = app.test_client()
     assert statuses(client, times=4) == [200, 429, 429, 429]
     shown = client.get("/").headers["RateLimit"]
@@ -330,13 +311,7 @@ def test_two_extensions_name_their_limits_in_one_list(make: Maker) -> None:
     """Lines of one field are one list, by the rules of HTTP."""
     app, first = make()
     second = Limiter(lambda: "someone", app=app, storage_uri="memory://", headers_enabled=True)
-
-    @app.get("/")
-    @first.limit("5/minute", name="first")
-    @second.limit("7/minute", name="second")
-    def view() -> str:
-        return "ok"
-
+    serve(app, first.limit("5/minute", name="first"), second.limit("7/minute", name="second"))
     named = app.test_client().get("/").headers.getlist("RateLimit")
     assert sorted(named) == ['"first";r=4;t=60', '"second";r=6;t=60']
 
