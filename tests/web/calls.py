@@ -30,6 +30,13 @@ def statuses(
     return [client.open(path, **options).status_code for _ in range(times)]
 
 
+def second(app: Flask, path: str = "/", **options: Any) -> Any:
+    """The answer to the second of two equal calls, which is the first to be refused."""
+    client = app.test_client()
+    client.get(path, **options)
+    return client.get(path, **options)
+
+
 def remaining(
     app: Flask, limiter: Limiter, endpoint: str = "view", **request: Any
 ) -> dict[str, int]:

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from ratelimit_ext import Claim, Guess, Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
-from tests.web.calls import serve
+from tests.web.calls import second, serve
 from tests.web.conftest import Clock, Maker, root
 
 PROBLEM = "application/problem+json"
@@ -24,9 +24,7 @@ def test_the_default_body_says_which_limit_what_remains_and_how_long(
     app, limiter = make()
     limit = limiter.limit("30/minute", strategy="token-bucket", burst=1, name="user")
     app.get("/")(limit(root))
-    client = app.test_client()
-    client.get("/")
-    refusal = client.get("/")
+    refusal = second(app)
     assert refusal.status_code == 429
     assert refusal.content_type == "application/json"
     assert refusal.json == {
@@ -71,9 +69,7 @@ def test_the_burst_of_a_budget_is_in_dollars(make: Maker, clock: Clock) -> None:
     app, limiter = make()
     words: dict[str, Any] = {"strategy": "token-bucket", "burst": 2_500_000, "name": "money"}
     app.get("/")(limiter.limit("10 usd/day", cost=lambda: "2", **words)(root))
-    client = app.test_client()
-    client.get("/")
-    body = client.get("/").json
+    body = second(app).json
     assert body is not None
     assert body["limit"] == "10 usd per 1 day, 2.5 usd at once"
     assert "exceeded: 10 usd per 1 day, 2.5 usd at once. Try again in" in body["error"]
@@ -98,10 +94,8 @@ def test_a_client_may_have_another_body(make: Maker, accept: str | None, content
     """A page for browsers, RFC 9457 where the client prefers it; plain JSON for everyone else."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/minute")(root))
-    client = app.test_client()
-    client.get("/")
     headers = {} if accept is None else {"Accept": accept}
-    assert client.get("/", headers=headers).content_type == content_type
+    assert second(app, headers=headers).content_type == content_type
 
 
 def test_a_page_has_the_sentence(make: Maker, clock: Clock) -> None:
@@ -152,8 +146,8 @@ def test_an_error_message_may_be_markup_or_translated_late(make: Maker) -> None:
     for own, text in ((lambda: Markup("<b>No</b>"), "<p><b>No</b></p>"), (Late, "<p>Später</p>")):
         app, limiter = make()
         app.get("/")(limiter.limit("1/hour", error_message=own)(root))
-        assert text in counted(app, Accept="text/html").text
-        assert counted(app).json["error"] == str(own())
+        assert text in second(app, headers={"Accept": "text/html"}).text
+        assert second(app).json["error"] == str(own())
 
 
 def test_an_error_message_leaves_the_plans_sentence(tmp_path: Path) -> None:
@@ -172,11 +166,11 @@ def test_an_error_message_leaves_the_plans_sentence(tmp_path: Path) -> None:
     app.add_url_rule("/", "view", root)
     seen: list[RateLimitExceeded] = []
     app.register_error_handler(RateLimitExceeded, lambda error: seen.append(error) or error)
-    refusal = counted(app)
+    refusal = second(app)
     sentence = "The Free plan allows 1 call a day, and it is used up; the Pro plan allows 9."
     assert (refusal.json["error"], refusal.json["plan"]) == ("Enough.", sentence)
     assert refusal.json["code"] == "rate_limited"
-    page = counted(app, Accept="text/html").text
+    page = second(app, headers={"Accept": "text/html"}).text
     assert page.endswith(f"<p>Enough.</p>\n<p>{sentence}</p>\n")
     assert seen[0].description == "Enough."
     assert seen[0].message.startswith(f"Enough. {sentence} Try again in ")
@@ -191,9 +185,7 @@ def test_a_problem_names_every_policy_that_was_violated(make: Maker, clock: Cloc
         limiter.limit("1/hour", name="plan"),
         limiter.limit("1/minute", name="pace"),
     )
-    client = app.test_client()
-    client.get("/")
-    problem = client.get("/", headers={"Accept": PROBLEM}).get_json(force=True)
+    problem = second(app, headers={"Accept": PROBLEM}).get_json(force=True)
     assert problem["type"] == "https://iana.org/assignments/http-problem-types#quota-exceeded"
     assert problem["title"] == "Quota exceeded"
     assert problem["status"] == 429
@@ -236,20 +228,13 @@ def test_a_wait_is_a_sentence(wait_ms: int, sentence: str) -> None:
     assert try_again(wait_ms) == sentence
 
 
-def counted(app: Flask, **headers: str) -> Any:
-    """The second of two requests to a view that lets one through."""
-    client = app.test_client()
-    client.get("/", headers=headers)
-    return client.get("/", headers=headers)
-
-
 def test_an_applications_handlers_come_first(make: Maker) -> None:
     """By status, by class, and of a blueprint's own: the handler is called."""
     for handled in (429, RateLimitExceeded, HTTPException):
         app, limiter = make()
         app.register_error_handler(handled, lambda error: (f"own {error.code}", 418))
         app.add_url_rule("/", "view", limiter.limit("1/day")(lambda: "ok"))
-        assert (counted(app).status_code, counted(app).text) == (418, "own 429")
+        assert (second(app).status_code, second(app).text) == (418, "own 429")
 
 
 def test_a_decorator_around_a_limit_sees_the_refusal(make: Maker) -> None:
@@ -268,7 +253,7 @@ def test_a_decorator_around_a_limit_sees_the_refusal(make: Maker) -> None:
         return watched
 
     app.add_url_rule("/", "view", around(limiter.limit("1/day")(lambda: "ok")))
-    assert counted(app).status_code == 429
+    assert second(app).status_code == 429
     assert seen == [429]
 
 
@@ -277,7 +262,7 @@ def test_a_trapped_refusal_is_raised(make: Maker) -> None:
     app, limiter = make(config={"TRAP_HTTP_EXCEPTIONS": True, "TESTING": True})
     app.add_url_rule("/", "view", limiter.limit("1/day")(lambda: "ok"))
     with pytest.raises(RateLimitExceeded):
-        counted(app)
+        second(app)
 
 
 def test_a_refusal_raised_and_answered_are_the_same(make: Maker, clock: Clock) -> None:
@@ -287,7 +272,7 @@ def test_a_refusal_raised_and_answered_are_the_same(make: Maker, clock: Clock) -
         app, limiter = make()
         limited = limiter.limit("1/day", strategy="fixed-window")(lambda: "ok")
         app.add_url_rule("/", "view", around(limited))
-        answers.append(counted(app))
+        answers.append(second(app))
     one, other = answers
     varying = {"retry-after-ms", "RateLimit", "Retry-After", "X-RateLimit-Reset", "Date"}
     varying.add("Content-Length")  # the wait has more or fewer digits

@@ -18,7 +18,7 @@ import ratelimit_ext
 from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit, RateLimitExceeded
 from tests import servers
 from tests.called import called
-from tests.web.calls import serve, statuses
+from tests.web.calls import second, serve, statuses
 from tests.web.conftest import Clock, Maker, asked_key, root
 
 ROOT = Path(__file__).parents[2]
@@ -220,9 +220,7 @@ def test_a_late_denial_asks_the_applications_own_handler(make: Maker) -> None:
     """A 404 that becomes a 429 is answered like every other 429."""
     app, _ = make(application_limits=["1/minute"])
     app.register_error_handler(429, lambda error: (f"own: {error.description}", 429))
-    client = app.test_client()
-    client.get("/nothing")
-    assert client.get("/nothing").text == "own: 1 per 1 minute"
+    assert second(app, "/nothing").text == "own: 1 per 1 minute"
 
 
 @pytest.mark.parametrize(
@@ -329,9 +327,7 @@ def test_an_applications_own_handler_answers_and_gets_the_headers(make: Maker) -
         return jsonify(own=True, wait_ms=denial.retry_after_ms, left=denial.remaining), 429
 
     app.get("/")(limiter.limit("1/minute")(root))
-    client = app.test_client()
-    client.get("/")
-    refusal = client.get("/")
+    refusal = second(app)
     assert refusal.json["own"] is True
     assert refusal.json["left"] == 0
     assert refusal.headers["retry-after-ms"] == str(refusal.json["wait_ms"])
@@ -344,9 +340,7 @@ def test_a_handler_that_answers_200_is_not_told_to_retry(make: Maker) -> None:
     app, limiter = make()
     app.register_error_handler(RateLimitExceeded, lambda _: ("a cheaper answer", 200))
     app.get("/")(limiter.limit("1/minute")(root))
-    client = app.test_client()
-    client.get("/")
-    response = client.get("/")
+    response = second(app)
     assert (response.status_code, response.text) == (200, "a cheaper answer")
     assert "Retry-After" not in response.headers
 
@@ -361,9 +355,7 @@ def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Cloc
         limiter.limit("1/hour", name="plan"),
         limiter.limit("1/5 seconds"),
     )
-    client = app.test_client()
-    client.get("/")
-    refusal = client.get("/")
+    refusal = second(app)
     assert refusal.json["error"] == (
         "Rate limit 'plan' exceeded: 1 per 1 hour. Try again in 1 hour."
     )

@@ -14,7 +14,7 @@ from ratelimit_ext import (
     RateLimitExceeded,
     RouteLimit,
 )
-from tests.web.calls import serve, statuses
+from tests.web.calls import second, serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 
@@ -316,9 +316,7 @@ def test_a_limit_may_have_an_error_message(make: Maker, message: Any) -> None:
     """It is the error of the response."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/minute", error_message=message)(root))
-    client = app.test_client()
-    client.get("/")
-    assert client.get("/").json["error"] == "Slow down!"
+    assert second(app).json["error"] == "Slow down!"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
 from tests.servers import Server
-from tests.web.calls import serve, statuses
+from tests.web.calls import second, serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 NOW = 1_800_000_000
@@ -191,9 +191,7 @@ def test_the_longer_retry_after_stays(make: Maker, clock: Clock, own: str, wait:
     def refuse(error: object) -> Response:
         return Response("wait", 429, {"Retry-After": own})
 
-    client = app.test_client()
-    client.get("/")
-    headers = client.get("/").headers
+    headers = second(app).headers
     assert headers.getlist("Retry-After") == [str(wait)]
     assert headers.getlist("retry-after-ms") == [str(wait * 1000)]
     assert headers.get("x-should-retry") == ("false" if wait > 60 else None)
@@ -203,9 +201,7 @@ def test_a_wait_of_years_is_exact(make: Maker, clock: Clock) -> None:
     """Only a block may have no known end."""
     app, limiter = make()
     app.get("/")(limiter.limit("1/2 years")(root))
-    client = app.test_client()
-    client.get("/")
-    refusal = client.get("/")
+    refusal = second(app)
     assert refusal.headers["Retry-After"] == "62208000"
     assert refusal.headers["retry-after-ms"] == "62208000000"
     assert refusal.json["retry_after"] == 62_208_000
@@ -228,9 +224,7 @@ def test_headers_have_the_names_that_were_chosen(make: Maker, clock: Clock) -> N
     for given in ({"header_name_mapping": names}, {"config": by_config}):
         app, limiter = make(**given)
         app.get("/")(limiter.limit("1/minute")(root))
-        client = app.test_client()
-        client.get("/")
-        headers = client.get("/").headers
+        headers = second(app).headers
         shown = [headers[name] for name in ("X-Limit", "X-Left", "X-Reset", "X-Wait")]
         assert shown == ["1", "0", str(NOW + 61), "60"]
 
