@@ -68,28 +68,6 @@ def test_the_input_is_estimated(
     assert least <= ledger.begun[0].estimated_input_tokens <= most
 
 
-@pytest.mark.parametrize(
-    ("fields", "status", "code"),
-    [
-        ({"input": 5}, 400, "invalid_input"),
-        ({"input": None}, 400, "invalid_input"),
-        ({"input": [[1] * 8_000] * 60}, 400, "invalid_json"),
-        ({"model": "gpt-5.4-mini"}, 404, "model_not_found"),
-        ({"model": "offline"}, 404, "model_not_found"),
-        ({"service_tier": "priority"}, 400, "unpriced_field"),
-        ({"stream": True}, 400, "invalid_stream"),
-    ],
-)
-def test_an_invalid_request_is_refused(
-    online: FlaskClient, provider: UpstreamServer, fields: dict[str, object], status: int, code: str
-) -> None:
-    """In OpenAI's format; the provider is not called."""
-    refused = embed(online, **fields)
-    assert refused.json is not None
-    assert (refused.status_code, refused.json["error"]["code"]) == (status, code)
-    assert provider.calls == []
-
-
 def test_other_addresses_do_not_take_its_models(online: FlaskClient) -> None:
     """The answer names the right address."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": "ping"}]}

@@ -1,4 +1,4 @@
-"""Invalid and unusual input at all three endpoints: 4xx in the endpoint's format, and only what was
+"""Invalid and unusual input at all endpoints: 4xx in the endpoint's format, and only what was
 used is charged."""
 
 from collections.abc import Callable, Mapping
@@ -17,6 +17,8 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
+    COUNT_PATH,
+    EMBEDDINGS_PATH,
     OPENAI_PATH,
     RESPONSES_PATH,
     UpstreamServer,
@@ -28,10 +30,13 @@ from tests.chatapp.web.test_identities import left
 CHAT_PATH = "/chat"
 PATHS = (CHAT_PATH, OPENAI_PATH, ANTHROPIC_PATH)
 EDGE = {"ip", "key"}
+#: An address that only counts tokens charges a limit of its own, whatever it answers.
+OF_COUNTS = {"count-tokens"}
 ABSENT = object()
 SQL = "'; DROP TABLE calls; --"
 HEADER = "x\r\nSet-Cookie: a=b"
 THREE_MB = "a" * 3_000_000
+EMBEDDER = "text-embedding-3-small"
 
 
 def said(text: str) -> list[dict[str, object]]:
@@ -42,7 +47,9 @@ BODIES: dict[str, dict[str, object]] = {
     CHAT_PATH: {"model": "gpt-5.4-mini", "message": "ping"},
     OPENAI_PATH: {"model": "gpt-5.4-mini", "messages": said("ping")},
     ANTHROPIC_PATH: {"model": "claude-haiku-4-5", "messages": said("ping"), "max_tokens": 100},
+    COUNT_PATH: {"model": "claude-haiku-4-5", "messages": said("ping")},
     RESPONSES_PATH: {"model": "gpt-5.4-mini", "input": "ping"},
+    EMBEDDINGS_PATH: {"model": EMBEDDER, "input": "ping"},
 }
 # What the provider bills for its "pong".
 OPENAI_BILL = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2)
@@ -100,19 +107,35 @@ def asker(make_app: AppMaker, provider: UpstreamServer, accounts: Accounts) -> A
     return Asker(make_app, accounts)
 
 
+#: The type of an error, by its status, in either protocol; and those that only Anthropic has.
+KINDS = {401: "authentication_error", 403: "permission_error"}
+ANTHROPIC_KINDS = {**KINDS, 404: "not_found_error", 413: "request_too_large"}
+
+
 def code_of(path: str, response: TestResponse) -> str:
     """The error's code; the error has the endpoint's format and a sentence."""
     body: Any = response.json
     if path == CHAT_PATH:
         assert set(body) == {"error", "code"}
         sentence, code = body["error"], body["code"]
-    elif path in {OPENAI_PATH, RESPONSES_PATH}:
-        assert set(body["error"]) == {"message", "type", "param", "code"}
-        sentence, code = body["error"]["message"], body["error"]["code"]
-    else:
+    elif path in {ANTHROPIC_PATH, COUNT_PATH}:
         assert body["type"] == "error"
         assert body["request_id"] == response.headers["request-id"]
         sentence, code = body["error"]["message"], body["error"]["details"]["error_code"]
+        assert body["error"] == {
+            "type": ANTHROPIC_KINDS.get(response.status_code, "invalid_request_error"),
+            "message": sentence,
+            "details": {"error_code": code},
+        }
+    else:
+        assert set(body) == {"error"}
+        sentence, code = body["error"]["message"], body["error"]["code"]
+        assert body["error"] == {
+            "type": KINDS.get(response.status_code, "invalid_request_error"),
+            "message": sentence,
+            "param": body["error"]["param"],
+            "code": code,
+        }
     assert sentence.endswith((".", "characters."))
     assert len(sentence) < 1000
     return code
@@ -123,6 +146,7 @@ class Refused:
     """A request that is refused: its endpoint, its mistake, and the expected error."""
 
     path: str
+    name: str
     fields: Mapping[str, object]
     status: int
     code: str
@@ -130,69 +154,143 @@ class Refused:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-def in_an_upstreams_protocol(protocol: str, path: str) -> dict[str, Refused]:
-    """Mistakes at both providers' endpoints."""
-    cases: dict[str, tuple[Mapping[str, object], int, str]] = {
-        "34 MB": ({"messages": said("a" * 34_000_000)}, 413, "body_too_large"),
-        "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
-        "max_tokens huge": ({"max_tokens": 10**40}, 400, "invalid_max_tokens"),
-        "SQL for max_tokens": ({"max_tokens": SQL}, 400, "invalid_max_tokens"),
-        "a header for a model": ({"model": HEADER}, 400, "invalid_model"),
-        "SQL for a model": ({"model": SQL}, 404, "model_not_found"),
-        "SQL for stream": ({"stream": SQL}, 400, "invalid_stream"),
-        "SQL for messages": ({"messages": SQL}, 400, "invalid_messages"),
-    }
-    return {f"{name}, {protocol}": Refused(path, *case) for name, case in cases.items()}
+def tool(**fields: object) -> dict[str, object]:
+    return {"tools": [fields]}
 
 
-REFUSED = {
-    **in_an_upstreams_protocol("OpenAI", OPENAI_PATH),
-    **in_an_upstreams_protocol("Anthropic", ANTHROPIC_PATH),
-    "3 MB, OpenAI": Refused(OPENAI_PATH, {"messages": said(THREE_MB)}, 400, "request_too_large"),
-    "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "message_too_long"),
-    "a header for /chat's model": Refused(CHAT_PATH, {"model": HEADER}, 422, "invalid_model"),
-    "what /chat does not know": Refused(CHAT_PATH, {"n": 100}, 422, "unknown_field"),
-    "SQL for /chat's model": Refused(CHAT_PATH, {"model": SQL}, 422, "unknown_model"),
-    "a header for /chat's user": Refused(CHAT_PATH, {"user_id": HEADER}, 422, "invalid_user_id"),
-    "SQL for /chat's stream": Refused(CHAT_PATH, {"stream": SQL}, 422, "invalid_stream"),
-    "a hundred choices": Refused(OPENAI_PATH, {"n": 100}, 400, "invalid_n"),
-    "SQL for n": Refused(OPENAI_PATH, {"n": SQL}, 400, "invalid_n"),
-    "the new max_tokens negative": Refused(
-        OPENAI_PATH, {"max_completion_tokens": -1}, 400, "invalid_max_completion_tokens"
-    ),
-    "the new max_tokens huge": Refused(
-        OPENAI_PATH, {"max_completion_tokens": 10**40}, 400, "invalid_max_completion_tokens"
-    ),
-    "a header in a header, OpenAI": Refused(
-        OPENAI_PATH, {}, 400, "invalid_header", environ={"HTTP_OPENAI_BETA": HEADER}
-    ),
-    "a header in a header, Anthropic": Refused(
-        ANTHROPIC_PATH, {}, 400, "invalid_header", environ={"HTTP_ANTHROPIC_BETA": HEADER}
-    ),
-    "a header in the query": Refused(
-        ANTHROPIC_PATH, {}, 400, "invalid_header", query="?beta=x%0d%0aSet-Cookie:%20a=b"
-    ),
-    "a query that is not UTF-8": Refused(
-        ANTHROPIC_PATH, {}, 400, "invalid_query", environ={"QUERY_STRING": "beta=\xe9"}
-    ),
-    "no max_tokens": Refused(ANTHROPIC_PATH, {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
+def item(**fields: object) -> dict[str, object]:
+    return {"input": [fields]}
+
+
+NOT_STORED = (404, "item_not_found")
+UNPRICED = (400, "unpriced_field")
+TOO_LARGE = (413, "body_too_large")
+NEW_NAME = (400, "invalid_max_completion_tokens")
+BETAS = "HTTP_ANTHROPIC_BETA"
+#: The mistake's name, the fields, the error, and how it is sent.
+IN_BOTH_PROTOCOLS: list[tuple[Any, ...]] = [
+    ("34 MB", {"messages": said("a" * 34_000_000)}, *TOO_LARGE),
+    ("34 MB elsewhere", {"x": "a" * 34_000_000}, *TOO_LARGE),
+    ("no model", {"model": ABSENT}, 400, "invalid_model"),
+    ("model null", {"model": None}, 400, "invalid_model"),
+    ("a model of a wrong type", {"model": 5}, 400, "invalid_model"),
+    ("a list for a model", {"model": ["x"]}, 400, "invalid_model"),
+    ("a model of 10 kB", {"model": "m" * 10_000}, 400, "invalid_model"),
+    ("a header for a model", {"model": HEADER}, 400, "invalid_model"),
+    ("SQL for a model", {"model": SQL}, 404, "model_not_found"),
+    ("an unknown model", {"model": "llama"}, 404, "model_not_found"),
+    ("no messages", {"messages": []}, 400, "invalid_messages"),
+    ("SQL for messages", {"messages": SQL}, 400, "invalid_messages"),
+    ("a message of a wrong type", {"messages": ["hi"]}, 400, "invalid_messages"),
+    ("SQL for stream", {"stream": SQL}, 400, "invalid_stream"),
+    ("1 for stream", {"stream": 1}, 400, "invalid_stream"),
+    ("true for stream, as a text", {"stream": "true"}, 400, "invalid_stream"),
+    ("SQL for max_tokens", {"max_tokens": SQL}, 400, "invalid_max_tokens"),
+    ("max_tokens as a text", {"max_tokens": "10"}, 400, "invalid_max_tokens"),
+    ("max_tokens true", {"max_tokens": True}, 400, "invalid_max_tokens"),
+    ("half a max_tokens", {"max_tokens": 1.5}, 400, "invalid_max_tokens"),
+    ("max_tokens 0", {"max_tokens": 0}, 400, "invalid_max_tokens"),
+    ("max_tokens negative", {"max_tokens": -1}, 400, "invalid_max_tokens"),
+    ("max_tokens huge", {"max_tokens": 10**40}, 400, "invalid_max_tokens"),
+    ("max_tokens of 400 digits", {"max_tokens": 10**400}, 400, "invalid_max_tokens"),
+]
+REFUSED: dict[str, list[tuple[Any, ...]]] = {
+    CHAT_PATH: [
+        ("3 MB", {"message": THREE_MB}, 413, "message_too_long"),
+        ("a header for a model", {"model": HEADER}, 422, "invalid_model"),
+        ("what it does not know", {"n": 100}, 422, "unknown_field"),
+        ("SQL for a model", {"model": SQL}, 422, "unknown_model"),
+        ("a header for a user", {"user_id": HEADER}, 422, "invalid_user_id"),
+        ("SQL for stream", {"stream": SQL}, 422, "invalid_stream"),
+    ],
+    OPENAI_PATH: [
+        *IN_BOTH_PROTOCOLS,
+        ("3 MB", {"messages": said(THREE_MB)}, 400, "request_too_large"),
+        ("the other provider's model", {"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+        ("the new name negative", {"max_completion_tokens": -1}, *NEW_NAME),
+        ("the new name huge", {"max_completion_tokens": 10**40}, *NEW_NAME),
+        ("a hundred choices", {"n": 100}, 400, "invalid_n"),
+        ("half a choice", {"n": 0.5}, 400, "invalid_n"),
+        ("SQL for n", {"n": SQL}, 400, "invalid_n"),
+        ("a header in a header", {}, 400, "invalid_header", "", {"HTTP_OPENAI_BETA": HEADER}),
+    ],
+    ANTHROPIC_PATH: [
+        *IN_BOTH_PROTOCOLS,
+        ("the other provider's model", {"model": "gpt-4o"}, 404, "model_not_found"),
+        ("no max_tokens", {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
+        ("max_tokens null", {"max_tokens": None}, 400, "invalid_max_tokens"),
+        ("a header in a header", {}, 400, "invalid_header", "", {BETAS: HEADER}),
+        ("é in a header", {}, 400, "invalid_header", "", {BETAS: "é"}),
+        ("a header of 5 kB", {}, 400, "invalid_header", "", {BETAS: "x" * 5000}),
+        ("a header in the query", {}, 400, "invalid_header", "?beta=x%0d%0aSet-Cookie:%20a=b"),
+        ("a query that is not UTF-8", {}, 400, "invalid_query", "", {"QUERY_STRING": "beta=\xe9"}),
+    ],
+    COUNT_PATH: [
+        ("no messages", {"messages": []}, 400, "invalid_messages"),
+        ("a model of a wrong type", {"model": 1}, 400, "invalid_model"),
+        ("an unknown model", {"model": "llama"}, 404, "model_not_found"),
+        ("the other provider's model", {"model": "gpt-4o"}, 404, "model_not_found"),
+    ],
+    RESPONSES_PATH: [
+        ("model null", {"model": None}, 400, "invalid_model"),
+        ("an unknown model", {"model": "llama"}, 404, "model_not_found"),
+        ("the other provider's model", {"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+        ("a model for embeddings", {"model": EMBEDDER}, 404, "model_not_found"),
+        ("input of a wrong type", {"input": 5}, 400, "invalid_input"),
+        ("too many items", {"input": [{}] * 10_001}, 400, "invalid_input"),
+        ("true for stream, as a text", {"stream": "true"}, 400, "invalid_stream"),
+        ("max_output_tokens 0", {"max_output_tokens": 0}, 400, "invalid_max_output_tokens"),
+        ("background", {"background": True}, 400, "invalid_background"),
+        ("background of a wrong type", {"background": {}}, 400, "invalid_background"),
+        ("a conversation", {"conversation": "conv_1"}, *UNPRICED),
+        ("a prompt", {"prompt": {"id": "pmpt_1"}}, *UNPRICED),
+        ("a tier", {"service_tier": "ultrafast"}, *UNPRICED),
+        ("a tool", tool(type="image_generation"), *UNPRICED),
+        (
+            "a tool in the conversation",
+            item(type="additional_tools", **tool(type="code_interpreter")),
+            *UNPRICED,
+        ),
+        (
+            "another user's response",
+            {"previous_response_id": "resp_1"},
+            *(404, "previous_response_not_found"),
+        ),
+        ("another user's item", item(type="item_reference", id="msg_1"), *NOT_STORED),
+        ("an item without a type", item(id="msg_1"), *NOT_STORED),
+        ("an id that is no text", item(type="item_reference", id="\ud800"), *NOT_STORED),
+    ],
+    EMBEDDINGS_PATH: [
+        ("input of a wrong type", {"input": 5}, 400, "invalid_input"),
+        ("input null", {"input": None}, 400, "invalid_input"),
+        ("too many tokens", {"input": [[1] * 8_000] * 60}, 400, "invalid_json"),
+        ("a model of completions", {"model": "gpt-5.4-mini"}, 404, "model_not_found"),
+        ("the offline model", {"model": "offline"}, 404, "model_not_found"),
+        ("a tier", {"service_tier": "priority"}, *UNPRICED),
+        ("a stream", {"stream": True}, 400, "invalid_stream"),
+    ],
 }
+REFUSALS = [Refused(path, *row) for path, rows in REFUSED.items() for row in rows]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_request_costs_nothing(asker: Asker, provider: UpstreamServer, name: str) -> None:
+@pytest.mark.parametrize("case", REFUSALS, ids=lambda case: f"{case.name}, {case.path}")
+def test_a_refused_request_costs_nothing(
+    asker: Asker, provider: UpstreamServer, case: Refused
+) -> None:
     """The provider is not called, the ledger has no row, and only the address is charged."""
-    case = REFUSED[name]
     before = asker.left()
     response = asker.ask(case.path, case.fields, query=case.query, **case.environ)
     assert response.status_code == case.status, response.text
     assert code_of(case.path, response) == case.code
     assert "Set-Cookie" not in response.headers
+    # Only the limit that a prompt exceeds has seen the request.
+    assert left(response).keys() <= EDGE | OF_COUNTS or case.code == "request_too_large"
     assert provider.calls == []
     assert asker.ledger.begun == []
     assert asker.left() == before
     # The model's own limit is in no /usage: this call is the first that it has counted.
-    assert left(asker.ask(case.path))["model"] == 2999
+    called = ANTHROPIC_PATH if case.path == COUNT_PATH else case.path
+    assert left(asker.ask(called))["model"] == 2999
 
 
 ODD = (1, -1, 10**40, 1.5, "", "vs_1", "a\x00b", "x" * 5000, None, True, {}, {"a": 1}, [None], [[]])
