@@ -1,7 +1,8 @@
 """Each mistake in a variable of the environment stops the start with a sentence, or is logged.
 
 A line of mistakes.txt sets one variable. The sign `#:` has where the mistake is said, and the key
-words of the sentence.
+words of the sentence. `setting` is a start that ends with one sentence, which names the variable
+first.
 """
 
 import logging
@@ -13,7 +14,7 @@ import pytest
 
 from chatapp import MISTAKES, create_app
 
-LINE = re.compile(r"(\w+)=(.*?)  #: (start|log): (.+)")
+LINE = re.compile(r"(\w+)=(.*?)  #: (setting|start|log): (.+)")
 LINES = [
     LINE.fullmatch(line)
     for line in Path(__file__).with_name("mistakes.txt").read_text().splitlines()
@@ -46,3 +47,8 @@ def test_a_mistake_in_the_environment(
                 create_app()
             said = str(refused.value)
     assert [word for word in words.split(" | ") if word not in said] == [], said
+    for secret_or_of_pydantic in ("swordfish", "Value error", "Input should"):
+        assert secret_or_of_pydantic not in said
+    if where == "setting":
+        assert said.startswith(f"{name}: ")
+        assert "\n" not in said
