@@ -19,7 +19,6 @@ from tests.chatapp.upstream_server import (
     Stream,
     UpstreamServer,
     anthropic_body,
-    anthropic_error,
     anthropic_events,
     named,
 )
@@ -128,58 +127,6 @@ def test_the_offline_model_answers_in_the_same_format(client: FlaskClient) -> No
     texts = [d["delta"]["text"] for d in datas if d["type"] == "content_block_delta"]
     assert "".join(texts) == whole["content"][0]["text"]
     assert datas[-2]["usage"] == whole["usage"]
-
-
-def test_the_providers_rejection_is_passed_on(
-    online: FlaskClient, provider: UpstreamServer
-) -> None:
-    """With its status and body, without the server's key."""
-    provider.script(
-        anthropic_error(400, kind="invalid_request_error", message="bad for sk-ant-test")
-    )
-    response = ask(online)
-    assert response.status_code == 400
-    assert error_of(response) == {"type": "invalid_request_error", "message": "bad for ***"}
-
-
-TROUBLES = {
-    "rate limit": (
-        anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
-        *(529, "overloaded_error", "7", None),
-    ),
-    "overloaded": (
-        anthropic_error(529, kind="overloaded_error"),
-        *(529, "overloaded_error", "5", None),
-    ),
-    "a spend cap": (
-        anthropic_error(429, kind="rate_limit_error", error_code="spend_limit_reached"),
-        *(502, "api_error", None, "false"),
-    ),
-    "our key": (
-        anthropic_error(401, kind="authentication_error", message="sk-ant-test"),
-        *(502, "api_error", None, "false"),
-    ),
-    "broken": (anthropic_error(500, kind="api_error"), 503, "overloaded_error", "5", None),
-    "not JSON": (Answer(200, b"<h1>no</h1>"), 502, "api_error", None, "false"),
-}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("name", TROUBLES)
-def test_provider_errors_have_statuses_that_the_sdk_knows(
-    online: FlaskClient, provider: UpstreamServer, name: str, stream: bool
-) -> None:
-    """A 503 with a wait if a retry helps; otherwise the SDK is asked not to retry. The server's key
-    is never shown, and the provider is called once."""
-    answer, status, kind, retry_after, should_retry = TROUBLES[name]
-    provider.script(answer)
-    response = ask(online, stream=stream)
-    assert response.status_code == status, response.text
-    assert error_of(response)["type"] == kind
-    assert response.headers.get("Retry-After") == retry_after
-    assert response.headers.get("x-should-retry") == should_retry
-    assert "sk-" not in response.text
-    assert len(provider.calls) == 1
 
 
 def test_a_denial_has_anthropics_format(client: FlaskClient) -> None:

@@ -161,36 +161,6 @@ def test_the_estimate_counts_what_the_model_reads(client: FlaskClient, name: str
     assert 80 <= answer["input_tokens"] < 160
 
 
-TROUBLES = {
-    "its mistake": (anthropic_error(400, kind="invalid_request_error"), 400, None),
-    "rate limit": (
-        anthropic_error(429, kind="rate_limit_error", headers={"Retry-After": "7"}),
-        529,
-        "overloaded_error",
-    ),
-    "our key": (anthropic_error(401, kind="authentication_error"), 502, "api_error"),
-    "nonsense": (Answer(200, b"nonsense"), 502, "api_error"),
-}
-
-
-@pytest.mark.parametrize("name", TROUBLES)
-def test_errors_have_anthropics_format(
-    online: FlaskClient, provider: UpstreamServer, name: str
-) -> None:
-    """As for a message, but nothing was billed: a retry helps, except after a rejected key. They do
-    not pause the model, because calls have a separate quota."""
-    answer, status, kind = TROUBLES[name]
-    provider.script(answer)
-    response = count(online)
-    assert response.status_code == status
-    assert response.json is not None
-    assert response.json["type"] == "error"
-    assert response.json["error"]["type"] == (kind or "invalid_request_error")
-    assert ("x-should-retry" in response.headers) == (name == "our key")
-    body = {"model": MODEL, "max_tokens": 10, "messages": MESSAGES}
-    assert online.post(ANTHROPIC_PATH, json=body).status_code == 200
-
-
 @pytest.mark.parametrize(
     ("words", "status"),
     [(["user", "alice"], 403), (["key"], 403), (["model", MODEL], 503), (["all"], 503)],

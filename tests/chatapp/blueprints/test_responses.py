@@ -23,7 +23,6 @@ from tests.chatapp.upstream_server import (
     Wait,
     compaction_body,
     named,
-    openai_error,
     response_body,
     response_events,
 )
@@ -386,16 +385,3 @@ def test_a_compaction_is_a_call(
     assert (call.usage, call.endpoint) == (USAGE, "openai_api.compact")
     body = {"model": MODEL, "input": "a", "stream": True}
     assert online.post(f"{RESPONSES_PATH}/compact", json=body).status_code == 400
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_provider_errors_are_those_of_chat_completions(
-    online: FlaskClient, provider: UpstreamServer, stream: bool
-) -> None:
-    """An overload is a 503 with the wait; a rejection is passed on."""
-    rejection = openai_error(400, code="context_length_exceeded", message="too long")
-    provider.script(rejection, openai_error(429, code="slow_down", headers={"Retry-After": "7"}))
-    rejected = ask(online, stream=stream)
-    assert (rejected.status_code, error_of(rejected)["message"]) == (400, "too long")
-    refused = ask(online, stream=stream)
-    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
