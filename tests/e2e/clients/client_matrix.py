@@ -346,7 +346,8 @@ class _Cell:
                 words = ["chat", "keys", "revoke", key]
                 assert self.gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
             case "forbid":
-                words = ["chat", "keys", "set", key, "--model", "gpt-4o", "claude-opus-5"]
+                allowed = ["--model", "gpt-4o", "--model", "claude-opus-5"]
+                words = ["chat", "keys", "set", key, *allowed]
                 assert self.gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
             case "spend":
                 dear = "claude-opus-4-1" if self.client.is_anthropic else "gpt-5.4"
