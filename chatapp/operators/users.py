@@ -50,6 +50,10 @@ class Put(NamedTuple):
     is_new: bool
     done: Sequence[str] = ()
 
+    @property
+    def text(self) -> str:
+        return " ".join(self.done) or "Nothing was changed."
+
 
 def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: str, by: str) -> Put:
     """Create or update a user with these ``values`` of UserChange, and activate or deactivate them.

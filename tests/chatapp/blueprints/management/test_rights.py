@@ -91,6 +91,27 @@ def test_several_scopes_add_up(app: Flask, api: Api) -> None:
     assert {each.by for each in changes(app)[:1]} == {f"hr (admin key {public_id_of(key)})"}
 
 
+@pytest.mark.parametrize("team", [None, "research"])
+def test_a_change_is_no_way_to_read(app: Flask, api: Api, team: str | None) -> None:
+    """Without the scope read, a PUT answers what it has done. The item and its ETag need both."""
+    mine = key_of(services_of(app).accounts)
+    for scope, path in (
+        ("users", "/users/alice"),
+        ("keys", f"/keys/{mine}"),
+        ("teams", "/teams/x"),
+    ):
+        if team and scope != "users":  # an operator's alone
+            continue
+        answer = api("PUT", path, {}, key=new_key(app, scope, team=team))
+        is_new = path == "/teams/x"
+        done = "Team x is created without budgets." if is_new else "Nothing was changed."
+        assert (answer.status_code, answer.json) == (201 if is_new else 200, {"done": done})
+        assert "ETag" not in answer.headers
+        both = api("PUT", path, {}, key=new_key(app, scope, "read", team=team))
+        assert both.json == api("GET", path).json
+        assert "ETag" in both.headers
+
+
 def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
     """Amounts need the scope of limits, new users that of users, and keys in an import theirs."""
     keys, users = new_key(app, "keys"), new_key(app, "users")
