@@ -1,7 +1,9 @@
 """Fixtures for the application: an environment without keys, an app in it, a provider to call."""
 
 import dataclasses
+import json
 import os
+import re
 import shutil
 import ssl
 import tomllib
@@ -23,6 +25,7 @@ from werkzeug.test import TestResponse
 from chatapp import MISTAKES, POLICY_FILE, PROVIDERS_FILE, create_app, protocol
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table as alerts_table
+from chatapp.blueprints.openapi import DOCUMENT
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
@@ -215,21 +218,49 @@ NO_LIMITS: Mapping[str, Any] = {
 }
 
 
+def note_answers(app: Flask, answered: set[tuple[str, str, str]]) -> None:
+    """Add the rule, the method and the status of each of the application's answers."""
+    serve = app.wsgi_app
+
+    def noting(environ: Any, start_response: Any) -> Any:
+        def start(status: str, *rest: Any) -> Any:
+            if (sent := environ.get("werkzeug.request")) and sent.url_rule:
+                answered.add((sent.url_rule.rule, sent.method.lower(), status.partition(" ")[0]))
+            return start_response(status, *rest)
+
+        return serve(environ, start)
+
+    app.wsgi_app = noting  # type: ignore[method-assign]
+
+
+@cache
+def described() -> Any:
+    return json.loads(DOCUMENT.read_text())["paths"]
+
+
+def is_described(rule: str, method: str, status: str) -> bool:
+    """Whether openapi.json has that status, if it has the address. A defect is not described."""
+    operations = described().get(re.sub(r"<(?:\w+:)?([a-z]+)_?>", r"{\1}", rule), {})
+    return status == "500" or method not in operations or status in operations[method]["responses"]
+
+
 @pytest.fixture
 def make_app(database_url: str) -> Iterator[AppMaker]:
     """Makes an application on a new storage, with these settings besides.
 
     All applications of a test share a database. When the test ends, they send their statistics to
     the storage and close their connections, so that no other test is affected. Calls are in
-    `ledger` if a test passes one.
+    `ledger` if a test passes one. Each answer of theirs has a status that openapi.json describes.
     """
-    made = []
+    made: list[Flask] = []
+    answered: set[tuple[str, str, str]] = set()
 
     def make(*, ledger: object = None, **config: object) -> Flask:
         own = {"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database_url}
         made.append(create_app({"TESTING": False, **own, **config}))
         if ledger is not None:
             replace_services(made[-1], ledger=ledger)
+        note_answers(made[-1], answered)
         return made[-1]
 
     yield make
@@ -238,6 +269,7 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
         for part in (services.ledger, services.alerts, services.estimator, services.database):
             if close := getattr(part, "close", None):  # a test may have replaced it
                 close()
+    assert not [each for each in answered if not is_described(*each)]
 
 
 @pytest.fixture
