@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, delete, insert, select
-from sqlalchemy import text as sql
 
 from chatapp.alerts.alert import Alert
 from chatapp.database import METADATA, Instant
@@ -53,9 +52,7 @@ def remember(database: Database, alert: Alert) -> bool:
     )
     if alert.name is not None:
         raised = raised.where(ALERTS.c.name == row["name"], ALERTS.c.amount == alert.amount)
-    with database.writing() as connection:
-        if not database.is_sqlite:  # SQLite has one writer at a time anyway
-            connection.execute(sql("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+    with database.alone("alerts", LOCK), database.writing() as connection:
         if connection.execute(raised.limit(1)).first() is not None:
             return False
         connection.execute(delete(ALERTS).where(ALERTS.c.at < alert.at - KEEP))

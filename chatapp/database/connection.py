@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -36,7 +37,7 @@ class Database:
         self.url = _url(url)
         self._engine = PerProcess(self._create_engine)
         self._writers = PerProcess(self._create_writers)
-        self._alone = PerProcess(threading.Lock)
+        self._alone = PerProcess(lambda: defaultdict[str, threading.Lock](threading.Lock))
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)!r})"
@@ -68,11 +69,11 @@ class Database:
 
     @contextmanager
     def alone(self, name: str, lock: int) -> Iterator[None]:
-        """Let one thread of all processes at a time in: by a file of that name beside SQLite's, or
-        the server's advisory ``lock``. It is free when its holder dies."""
+        """Let one thread of all processes at a time in, for each name: by a file beside SQLite's,
+        or the server's advisory ``lock``. It is free when its holder dies."""
         if self.file is None:
             # Those who wait for the server have a connection each, and calls would get none.
-            with self._alone.get(), self.writing() as connection:
+            with self._alone.get()[name], self.writing() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
                 yield
             return

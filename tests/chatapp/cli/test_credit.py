@@ -276,6 +276,22 @@ def test_a_credit_of_a_large_team_takes_no_time() -> None:
     assert time.process_time() - began_at < 2
 
 
+def test_calls_are_written_while_a_credit_is_summed(
+    console: Flask, worker: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum of a month takes seconds, in which workers would give up."""
+    reports, database = services_of(console).reports, services_of(worker).database
+    read = reports.by_caller
+
+    def by_caller(since: datetime) -> object:
+        table.write(database, [finished(begun(user="user:bob"))])
+        return read(since)
+
+    monkeypatch.setattr(reports, "by_caller", by_caller)
+    done = run(console, "credit", "0.0001", "--user", "alice")
+    assert done.stdout.startswith("alice has a credit of 0.0001 usd in usd-hour")
+
+
 def test_of_credits_at_once_one_is_given(console: Flask, worker: Flask) -> None:
     """Of eight that each ask for all, whichever face they came by."""
 

@@ -126,6 +126,29 @@ def test_those_who_wait_to_be_alone_leave_connections_to_others(database: Databa
     assert seen == [0] * 30
 
 
+def test_who_is_alone_may_also_be_so_by_another_name(database: Database) -> None:
+    """As a change of an operator that gives a credit. Another thread waits for neither, but for
+    the one that it needs."""
+    entered: list[str] = []
+
+    def nest() -> None:
+        with database.alone("testing", 1), database.alone("nested", 2):
+            entered.append("nested")
+
+    def enter() -> None:
+        with database.alone("other", 3):
+            entered.append("other")
+
+    with database.alone("nested", 2):
+        threads = [threading.Thread(target=each, daemon=True) for each in (nest, enter)]
+        threads[0].start()
+        threads[1].start()
+        threads[1].join(10)
+        assert entered == ["other"]
+    threads[0].join(10)
+    assert entered == ["other", "nested"]
+
+
 def test_an_instant_is_the_same_everywhere() -> None:
     """Stored in UTC from any zone; refused without a zone."""
     kind, dialect = Instant(), None
