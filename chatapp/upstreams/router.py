@@ -309,10 +309,13 @@ def _adapted(
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:
-    why = f"status {error.status}, retry after {error.retry_after_s} s, request {error.request_id}"
+    wait = error.retry_after_s and f"{error.retry_after_s} s"
+    facts = {"status": error.status, "retry after": wait, "request": error.request_id}
+    why = [f"{name} {fact}" for name, fact in facts.items() if fact]
     if isinstance(error, ConnectionFailed):  # its message is not the upstream's
-        why = error.message
-    log.warning("%s did not answer for %s: %s, %s", model.upstream, model.slug, error.kind, why)
+        why = [error.message]
+    causes = ", ".join([error.kind, *why])
+    log.warning("%s did not answer for %s: %s", model.upstream, model.slug, causes)
     # An upstream's message may quote the prompt; these two kinds may quote a key.
     if not error.is_accounts:
         log.debug("%s said %r", model.upstream, error.message[:500])

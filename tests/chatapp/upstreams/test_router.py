@@ -98,6 +98,30 @@ def test_a_failure_is_logged_without_secrets(
     assert "\n" not in "".join(caplog.messages)
 
 
+@pytest.mark.parametrize(
+    ("error", "causes"),
+    [
+        (UpstreamError("overloaded"), "overloaded"),
+        (
+            UpstreamError("overloaded", status=529, request_id="req_1"),
+            "overloaded, status 529, request req_1",
+        ),
+        (
+            UpstreamError("rate_limited", status=429, retry_after_s=1.5),
+            "rate_limited, status 429, retry after 1.5 s",
+        ),
+    ],
+)
+def test_the_log_has_only_what_the_provider_sent(
+    caplog: pytest.LogCaptureFixture, error: UpstreamError, causes: str
+) -> None:
+    """No `retry after None s`."""
+    talk = router(Parrot())
+    with pytest.raises(UpstreamError), talk.call(talk.model("gpt-4o")):
+        raise error
+    assert caplog.messages == [f"openai did not answer for gpt-4o: {causes}"]
+
+
 def test_the_log_has_why_a_provider_was_not_reached(caplog: pytest.LogCaptureFixture) -> None:
     """Without a status. The reason is the HTTP library's text, which quotes no prompt."""
     talk = router(Parrot())
