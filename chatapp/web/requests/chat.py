@@ -142,15 +142,15 @@ def checked_user_id(text: str) -> str:
         raise ApiError(422, "invalid_user_id", f'"user_id" {error}.') from None
 
 
-def _name(text: str, *, most: int) -> str:
+def _name(text: str, *, most: int, otherwise: str = " or leave it out") -> str:
     if len(_unicode(text)) > most:
         raise ValueError(
-            f"has {len(text)} characters (at most {most}): send a shorter one or leave it out"
+            f"has {len(text)} characters (at most {most}): send a shorter one{otherwise}"
         )
     if not CONTROL_CATEGORIES.isdisjoint(map(unicodedata.category, text)):
         raise ValueError("contains a control character; remove it")
     if not text.strip():
-        raise ValueError("is blank; send a name or leave it out")
+        raise ValueError(f"is blank; send a name{otherwise}")
     return text
 
 
@@ -163,7 +163,7 @@ Text = Annotated[
 ]
 ModelName = Annotated[
     str,
-    AfterValidator(partial(_name, most=MODEL_MAX_CHARACTERS)),
+    AfterValidator(partial(_name, most=MODEL_MAX_CHARACTERS, otherwise="")),
     _described(maxLength=MODEL_MAX_CHARACTERS),
 ]
 

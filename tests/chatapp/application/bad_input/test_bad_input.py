@@ -293,6 +293,17 @@ def test_a_refused_request_costs_nothing(
     assert left(asker.ask(called))["model"] == 2999
 
 
+@pytest.mark.parametrize("path", [OPENAI_PATH, ANTHROPIC_PATH, RESPONSES_PATH])
+@pytest.mark.parametrize(
+    ("model", "remedy"), [(" ", "is blank; send a name."), ("x" * 101, "send a shorter one.")]
+)
+def test_a_required_model_is_not_left_out(asker: Asker, path: str, model: str, remedy: str) -> None:
+    """The sentence does not advise it."""
+    response = asker.ask(path, {"model": model})
+    assert code_of(path, response) == "invalid_model"
+    assert remedy in response.text
+
+
 ODD = (1, -1, 10**40, 1.5, "", "vs_1", "a\x00b", "x" * 5000, None, True, {}, {"a": 1}, [None], [[]])
 #: A key without the right to files may name none of these, in whatever form.
 OF_ALL_CLIENTS = {"the stores of a tool", "the stores of a later tool", "the file of a document"}
