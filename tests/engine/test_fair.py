@@ -254,9 +254,9 @@ def test_a_refund_and_a_debt(world: World) -> None:
     assert not call(world, limit, "a").admitted
     changes = [Change.adjust(each, -30) for each in decision.verdicts]
     assert world.engine.settle(changes, now_us=world.now_us) == 2
-    refunded = call(world, limit, "a", 0, take=False).verdicts[1]
+    group, refunded = call(world, limit, "a", 0, take=False).verdicts
     assert refunded.share is not None
-    assert (refunded.share.used, refunded.remaining) == (20, 30)
+    assert (group.remaining, refunded.share.used, refunded.remaining) == (980, 20, 30)
     changes = [Change.adjust(each, 900) for each in decision.verdicts]
     world.engine.settle(changes, now_us=world.now_us)
     assert call(world, limit, "a", 0, take=False).verdicts[1].remaining == 0

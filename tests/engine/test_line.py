@@ -23,7 +23,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
 from ratelimit_ext.strategies.line import LOOK_US, pause_us
-from tests.strategies.virtual_time import VirtualClient
+from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
 
@@ -147,6 +147,22 @@ def test_a_place_that_is_given_back(world: World) -> None:
             if number not in began and queued(world, limit, number=number, waited_s=second).allowed:
                 began.append(number)
         assert began == line[:second]
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "in_line", "kept_s"), [(8, 1, 8), (60, 1, 10), (60, 5, 15), (60, 30, 60)]
+)
+def test_a_line_is_kept_until_its_last_ticket_ends(wait_s: int, in_line: int, kept_s: int) -> None:
+    """Seconds after its turn, or its next look if that is later, and with the wait at the latest: a
+    worker that dies keeps no one waiting for longer."""
+    buckets = OpenBuckets()
+    world = World(MemoryEngine(lambda: buckets))
+    limit = Limit(30, MINUTE, "token-bucket", burst=1, wait=wait_s * SECOND)
+    answers = [queued(world, limit).allowed for _ in range(1 + in_line)]
+    assert answers == [True] + [False] * in_line
+    expiry_us = buckets.expiry_us("bucket:line")
+    assert expiry_us is not None
+    assert 0 < expiry_us - world.now_us - kept_s * SECOND <= 2000
 
 
 def test_another_limit_denies_at_the_turn(world: World) -> None:
@@ -450,23 +466,27 @@ def test_a_call_that_ends_no_longer_counts_for_its_member(
     assert int(message["data"]) == 20
 
 
-def test_a_refund_wakes_the_second_in_line(redis_client: redis.Redis) -> None:
-    """The first has room, though a seven-millionth of a token is missing, and looks in a
-    microsecond as it is. So the turn of the second is earlier by a token."""
+@pytest.mark.parametrize(("burst", "debt", "refund", "woken"), [(2, 0, 1, 2), (1, 2, 2, 1)])
+def test_a_refund_wakes_who_starts_earlier(
+    redis_client: redis.Redis, burst: int, debt: int, refund: int, woken: int
+) -> None:
+    """A seven-millionth of a token is missing. If the first has room nevertheless, it looks in a
+    microsecond as it is, and the turn of the second is earlier by a token. If it has none, it is
+    woken, and the second when the first has begun."""
     world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
-    woken = redis_client.pubsub(ignore_subscribe_messages=True)
-    woken.subscribe(CHANNEL)
-    woken.get_message(timeout=1)
-    limit = Limit(3, 7 * SECOND, "token-bucket", burst=2, wait=60 * SECOND)
-    taken = queued(world, limit)
-    assert queued(world, limit).allowed
+    turns = redis_client.pubsub(ignore_subscribe_messages=True)
+    turns.subscribe(CHANNEL)
+    turns.get_message(timeout=1)
+    limit = Limit(3, 7 * SECOND, "token-bucket", burst=burst, wait=60 * SECOND)
+    taken = queued(world, limit, burst)
+    world.settle(taken, debt)
     for number in (1, 2):
         assert not queued(world, limit, number=number).allowed
     world.wait(us=2_333_333)
-    assert world.settle(taken, -1) == 1
+    assert world.settle(taken, -refund) == 1
     redis_client.publish(CHANNEL, 0)
-    messages = [woken.get_message(timeout=30) for _ in range(2)]
-    assert [int(each["data"]) for each in messages if each] == [2, 0]
+    messages = [turns.get_message(timeout=30) for _ in range(2)]
+    assert [int(each["data"]) for each in messages if each] == [woken, 0]
 
 
 def test_a_limit_becomes_fair_while_its_slots_are_taken(world: World) -> None:

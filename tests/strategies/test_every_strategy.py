@@ -275,6 +275,19 @@ def test_debt_of_an_estimate_of_nothing_is_carried(world: World, strategy: str) 
 
 
 @every_strategy
+@pytest.mark.parametrize("debt", [1, 7])
+def test_debt_of_a_window_that_is_over_is_charged_to_the_next(
+    world: World, strategy: str, debt: int
+) -> None:
+    """A call that ends later than its window costs what it cost, also a single unit."""
+    limit = Limit(100, MINUTE, strategy)
+    verdict = world.call(limit, 10)
+    world.wait(3 * 60)
+    assert world.settle(verdict, debt) == 1
+    assert world.left(limit) == 100 - debt
+
+
+@every_strategy
 def test_debt_never_outgrows_the_arithmetic(world: World, strategy: str) -> None:
     """No correction, however absurd, leaves a bucket that fails or that never opens again."""
     limit = Limit(100, SECOND, strategy)

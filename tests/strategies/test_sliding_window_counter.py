@@ -14,6 +14,16 @@ def test_the_previous_window_weighs_what_still_overlaps(world: World) -> None:
     assert world.passed(limit, 10) == 5
 
 
+def test_the_next_window_begins_with_the_last_microsecond_of_one(world: World) -> None:
+    """5 that are taken then are taken in the next: half a minute on, all of them still count."""
+    limit = Limit(10, MINUTE, "sliding-window-counter")
+    assert world.passed(limit, 5) == 5
+    world.wait(60)
+    assert world.passed(limit, 5) == 5
+    world.wait(30)
+    assert world.left(limit) == 10 - 5 // 2 - 5
+
+
 def test_a_steady_stream_passes_at_its_rate(world: World) -> None:
     """One every 6 s on 10 a minute is never denied, hour after hour."""
     limit = Limit(10, MINUTE, "sliding-window-counter")

@@ -81,6 +81,15 @@ def test_a_refund_never_overfills(world: World) -> None:
     assert world.passed(limit, 20) == 10
 
 
+def test_a_refund_forgives_no_part_of_a_unit(world: World) -> None:
+    """Two of three in seven seconds: after a second and a refund of one, 4/7 are missing."""
+    limit = Limit(3, 7 * SECOND, "token-bucket", burst=2)
+    verdict = world.call(limit, 2)
+    world.wait(1)
+    assert world.settle(verdict, -1) == 1
+    assert (world.left(limit), world.call(limit, 2).retry_after_us) == (1, 1_333_334)
+
+
 def test_a_correction_by_a_clock_that_is_a_little_behind_frees_nothing_early(world: World) -> None:
     """Servers of a cluster may differ by less than a second: the bucket leaks from its own time."""
     limit = Limit(60, MINUTE, "token-bucket", burst=10)
