@@ -123,6 +123,21 @@ def test_an_outage_begins_at_the_time_of_the_storage(
     assert wrong.admit([Charge(DOLLARS, "another")]).now_us == at_us
 
 
+@pytest.mark.parametrize(("later_s", "set_by_s"), [(0.9, 0), (-0.9, 0), (1.1, 1.1), (-1.1, -1.1)])
+def test_the_clock_of_an_outage_is_set_where_the_storage_differs_by_more_than_a_second(
+    clock: Clock, later_s: float, set_by_s: float
+) -> None:
+    """A smaller difference is the time of a reply, by which the clock would go back and forth."""
+    outage, began_us = outage_of(Storage()), int((clock.now_s + 3600) * 1_000_000)
+    for ahead_s in (0.0, later_s):
+        at_us = began_us + int(ahead_s * 1_000_000)
+        known = outage.primary.admit([Charge(DOLLARS, f"{ahead_s}")], now_us=at_us)
+        outage.last.note((clock.now_s, known))
+        outage.admit([Charge(DOLLARS, f"{ahead_s}")])
+    now_us = outage.admit([Charge(DOLLARS, "another")]).now_us
+    assert now_us == began_us + int(set_by_s * 1_000_000)
+
+
 def test_what_a_member_spends_in_an_outage_is_theirs_afterwards(clock: Clock) -> None:
     """A member's bucket begins empty, though the storage said what they had left: that is a part
     of the group's, which both buckets decide. So all that is spent here is charged to both."""
@@ -868,6 +883,17 @@ def test_while_all_workers_return_an_admission_waits_for_the_storage() -> None:
     worker.goes_on.set()
     assert worker.admit([Charge(limit, "bucket")]).degraded == "local"
     assert left(storage, limit) == 9
+
+
+def test_an_admission_that_waits_sees_what_was_handed_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten, four were admitted in the outage: it is the fifth, and not the first."""
+    storage, charge = Storage(), Charge(Limit(10, DAY), "bucket")
+    worker = outage_of(storage)
+    assert worker.admit([charge._replace(cost=4)]).admitted
+    worker.goes_on.clear()
+    returns = lambda _: worker.hand_back(storage, within_s=9)  # noqa: E731
+    monkeypatch.setattr(worker.goes_on, "wait", returns)
+    assert worker.admit([charge]).verdicts[0].remaining == 5
 
 
 def test_a_call_is_held_once_if_the_storage_fails_while_workers_return() -> None:

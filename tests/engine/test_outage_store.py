@@ -1,5 +1,6 @@
 """What the workers of a host have in common while the storage is down, and what outlives them."""
 
+import fcntl
 import multiprocessing
 import os
 import pickle
@@ -23,7 +24,7 @@ from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import SWEEP_EVERY, MemoryEngine
 from ratelimit_ext.engine.outage import OutageEngine
-from ratelimit_ext.engine.outage_store import outage_path
+from ratelimit_ext.engine.outage_store import OutageStore, outage_path
 from tests.strategies.world import DAY, RATES
 
 LEASE = 120_000_000
@@ -277,6 +278,27 @@ def test_a_file_that_was_locked_is_used_again(
     assert [" is free again" in word for word in words] == [False, False, True, True]
 
 
+def test_a_batch_of_a_worker_alone_is_sent_from_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was on its way when the file was free again, and its worker may end."""
+    monkeypatch.setattr(outage_store, "BUSY_S", 0.0)
+    monkeypatch.setattr(outage_store, "LOOK_S", 0.0)
+    storage, alone = MemoryEngine(), worker_of(path)
+    assert admitted(alone, 2) == 2
+    locked = sqlite3.connect(path, isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    for count in (2, 1):
+        assert admitted(alone, count) == count
+        with pytest.raises(StorageUnavailable):
+            alone.hand_back(Away(), within_s=9)
+    locked.execute("COMMIT")
+    locked.close()
+    assert not alone.is_handed_back  # it returns to the file
+    assert worker_of(path).hand_back(storage, within_s=9)
+    assert left(storage) == 5
+
+
 def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
     """From the settlement that its worker has left on disk. What it spent is charged once."""
     storage, hold = MemoryEngine(), Hold(7, LEASE)
@@ -526,6 +548,21 @@ def test_a_file_that_another_worker_has_begun_anew_stays(
     database.close()
     assert (admitted(first, 4), admitted(second, 9)) == (4, 6)
     assert len([record for record in caplog.records if "is recreated" in record.message]) == 1
+
+
+def test_a_file_is_opened_by_one_worker_at_a_time(path: Path, monkeypatch: Any) -> None:
+    """Another one that finds damage may be about to remove it."""
+    tried: list[int] = []
+
+    def remove_old(*_: object) -> None:
+        tried.append(os.open(path.parent, os.O_RDONLY))
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(tried[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    monkeypatch.setattr(OutageStore, "_remove_old", remove_old)
+    assert admitted(worker_of(path), 1) == 1
+    fcntl.flock(tried[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(tried[0])
 
 
 @pytest.mark.parametrize("place", ["state", "changed"])
