@@ -237,33 +237,6 @@ def test_counts_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: server
     assert (counted(site)["calls"].denied, counted(site)["calls"].used) == (1, {"ann": 3})
 
 
-@pytest.mark.parametrize(
-    ("keywords", "error"),
-    [
-        (
-            {"candidate": "60/minute"},
-            "candidate: found '60/minute' (a string); allowed: '5/hour' with another",
-        ),
-        (
-            {"candidate": "lots"},
-            "candidate: found 'lots' (a string); allowed: '5/hour' with another",
-        ),
-        (
-            {"candidate": "2/hour", "mode": "shadow"},
-            "candidate: found '2/hour' (a string) beside a limit in shadow",
-        ),
-    ],
-)
-def test_a_wrong_candidate_is_one_sentence(
-    make: Maker, keywords: dict[str, Any], error: str
-) -> None:
-    """What was found, and what is allowed."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError) as caught:
-        limiter.limit("5/hour", **keywords)
-    assert error in str(caught.value)
-
-
 def test_a_candidate_may_be_in_a_file_and_in_the_configuration(tmp_path: Path) -> None:
     """Like every keyword; a mistake has its line."""
     file = tmp_path / "policy.toml"

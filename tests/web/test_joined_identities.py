@@ -87,23 +87,6 @@ def test_the_extension_itself_may_count_several(make: Maker) -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        (["user"], "allowed: two or three different identities"),
-        (["user", "user"], "allowed: two or three different identities"),
-        (["ip", "user", "model", "global"], "allowed: two or three different identities"),
-        (["user", "modell"], "there is no identity 'modell'"),
-        (["user", 5], "allowed: the name of an identity"),
-    ],
-)
-def test_mistakes_in_code(make: Maker, key: list[Any], sentence: str) -> None:
-    """Refused where the limit is written."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError, match=sentence):
-        limiter.limit("1/minute", key_func=key)
-
-
-@pytest.mark.parametrize(
-    ("key", "sentence"),
-    [
         ('["a", "b", "c", "d"]', "found a list of 4; allowed: two or three different"),
         ('["caller", "modell"]', "there is no identity 'modell'; registered:"),
         ('["caller"]', "or one without a list."),

@@ -68,6 +68,7 @@ def test_an_unknown_option(uri: str) -> None:
             {},
             "found the port 'x'; allowed: a number from",
         ),
+        ("reddis://:swordfish@host", {}, r"'reddis'; allowed: memory://, .* you mean 'redis'\?$"),
         ("redis://:swordfish#@127.0.0.1:1", {}, "found a password with /, . or #; allowed: %2F, "),
         ("rediss://127.0.0.1:1", {"ssl_ca_certs": "/no.pem"}, "ssl_ca_certs: there is no file"),
         ("redis+sentinel://127.0.0.1:1", {}, "'service_name' not provided"),

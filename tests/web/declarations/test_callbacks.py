@@ -23,12 +23,6 @@ def test_an_estimator_for_an_unknown_unit(unit: str) -> None:
     assert not limiter._callbacks.estimators
 
 
-def test_a_misspelt_unit_has_a_suggestion() -> None:
-    """As a misspelt keyword has."""
-    with pytest.raises(ConfigurationError, match=r"Did you mean 'tokens'\?"):
-        Limiter(asked_key).estimator("token")
-
-
 def warnings_of(
     make: Maker, caplog: pytest.LogCaptureFixture, text: str, **words: Any
 ) -> list[str]:
@@ -109,57 +103,6 @@ def test_a_plan_without_a_loader(make: Maker) -> None:
     app, limiter = make()
     with app.test_request_context(), pytest.raises(ConfigurationError, match="plan_loader"):
         assert limiter.current.plan
-
-
-def one(_: object) -> None:
-    """A function of one argument."""
-
-
-async def later() -> str:
-    """A coroutine is not an answer."""
-    return ""
-
-
-#: How each function is registered, one that does not fit, and what the error says.
-REGISTERED: list[tuple[str, tuple[Any, ...], Any, str]] = [
-    ("plan_loader", (), one, "called with no argument"),
-    ("plan_loader", (), "starter", "found 'starter' .*; allowed: a function"),
-    ("plan_loader", (), later, "an async function"),
-    ("amount_loader", (), one, "called with no argument"),
-    ("amount_loader", (), {"usd-day": "5 usd/day"}, "allowed: a function"),
-    ("estimator", ("tokens",), one, "'tokens': .* called with no argument"),
-    ("estimator", ("tokens",), 500, "'tokens': found 500 .*; allowed: a function"),
-    ("refusal_handler", (), one, "called with two arguments"),
-    ("policy_rules", (), lambda: (), "called with one argument"),
-    ("listen", (), lambda: None, "called with one argument"),
-]
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        (
-            "limit_keyword",
-            {"name": "models", "applies": one},
-            "'models', applies: .* two arguments",
-        ),
-        ("remember_denials", {"request_id": one}, "request_id: .* with no argument"),
-    ],
-)
-def test_an_option_that_does_not_fit(method: str, options: dict[str, Any], message: str) -> None:
-    """Nor does a function that is an option wait for a request."""
-    with pytest.raises(ConfigurationError, match=message):
-        getattr(Limiter(asked_key), method)(**options)
-
-
-@pytest.mark.parametrize(("method", "words", "function", "message"), REGISTERED)
-def test_a_function_that_does_not_fit(
-    method: str, words: tuple[Any, ...], function: Any, message: str
-) -> None:
-    """It is an error where it is registered, not at each request."""
-    register = getattr(Limiter(asked_key), method)
-    with pytest.raises(ConfigurationError, match=f"{method}.*{message}"):
-        register(*words)(function) if words else register(function)
 
 
 def test_an_identity_is_registered_twice() -> None:

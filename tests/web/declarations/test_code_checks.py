@@ -9,49 +9,10 @@ import flask_limiter
 import limits.errors
 import pytest
 from flask import Blueprint, Flask
-from flask.views import MethodView
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError, Limit, Limiter
 from tests.web.calls import serve, statuses
 from tests.web.conftest import Maker, asked_key, root
-
-
-def by_request(request: object) -> str:
-    """A key function of slowapi."""
-    return str(request)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* Did you mean 'burst'\?"),
-        ({"key": asked_key}, r"unknown keyword 'key'; allowed: 'limit_value', .*key_func"),
-        ({"strategy": "token_bucket"}, r"strategy: found 'token_bucket' .* mean 'token-bucket'"),
-        ({"mode": "shaddow"}, r"mode: found 'shaddow' .* Did you mean 'shadow'\?"),
-        ({"unit": "token"}, r"unit: found 'token' .* Did you mean 'tokens'\?"),
-        ({"key_func": by_request}, r"key_func: found the function 'by_request'.*no argument.*"),
-        ({"cost": by_request}, r"cost: found the function .* called with no argument"),
-        ({"deduct_when": lambda: True}, r"deduct_when: .* called with one argument"),
-        ({"key_func": "user"}, r"key_func: found 'user' \(a string\); allowed: a function\."),
-        ({"exempt_when": True}, r"exempt_when: found true; allowed: a function\."),
-        ({"methods": "POST"}, r"methods: found 'POST' \(a string\); allowed: a list of methods"),
-        ({"methods": ["HEAD"]}, r'methods: found "HEAD" alone; HEAD counts as GET. Write "GET".'),
-        ({"methods": ["GET", "PSOT"]}, r"methods: found 'PSOT', .* Did you mean 'POST'\?"),
-        ({"methods": []}, r"methods: found an empty list; allowed: a list of methods"),
-        ({"methods": [5]}, r"methods: found a list; allowed: a list of methods"),
-        ({"error_message": 5}, r"error_message: found 5 \(a whole number\); allowed: a text, or a"),
-        ({"per_method": "yes"}, r"per_method: found 'yes' \(a string\); allowed: True or False"),
-        ({"override_defaults": "no"}, r"override_defaults: found 'no' .* True or False"),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_a_mistake_at_a_decorator(options: dict[str, Any], message: str) -> None:
-    """Is an error at the decorator."""
-    limiter = Limiter(asked_key)
-    with pytest.raises(ConfigurationError, match=message):
-        limiter.limit("5/minute", **options)
-    with pytest.raises(ConfigurationError, match=message):
-        limiter.shared_limit("5/minute", scope="all", **options)
 
 
 def test_a_number_as_a_scope(make: Maker) -> None:
@@ -70,90 +31,6 @@ def test_a_number_as_a_scope(make: Maker) -> None:
             return "ok"
 
     assert statuses(app, "/1", 2) + statuses(app, "/2", 2) == [200, 429, 200, 429]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"methods": ["get", "PURGE", "propfind", "REPORT"]},
-        {"per_method": 1, "override_defaults": 0},
-        {"error_message": {"code": 7}},
-    ],
-    ids=str,
-)
-def test_what_flask_limiter_understands_is_no_mistake(options: dict[str, Any]) -> None:
-    """Methods of WebDAV and of caches; 1 and 0; a message that an error handler sends as JSON."""
-    Limiter(asked_key).limit("5/minute", **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"methods": "GET"}, r"methods: found 'get' \(a string\); allowed: a list of methods"),
-        ({"on_breach": "x"}, r"on_breach: found 'x' \(a string\); allowed: a function"),
-    ],
-    ids=["methods", "on_breach"],
-)
-def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], message: str) -> None:
-    """Is an error at the start."""
-    with pytest.raises(ConfigurationError, match=message):
-        make(default_limits=[Limit("5/minute", **options)])
-
-
-@pytest.mark.parametrize(
-    ("key_func", "options", "message"),
-    [
-        (by_request, {}, "Remove the argument and import `request`"),
-        (
-            Flask("app"),
-            {},
-            r"Limiter, key_func: found an application; .* Limiter\(client_ip, app=app",
-        ),
-        (asked_key, {"defualt_limits": ["5/minute"]}, "Did you mean 'default_limits'"),
-        (asked_key, {"strategy": "token-bukket"}, "Did you mean 'token-bucket'"),
-        (
-            asked_key,
-            {"config": {"RATELIMIT_STRATEGY": "fixed_window"}},
-            "Did you mean 'fixed-window'",
-        ),
-        (
-            asked_key,
-            {"default_limits": "5/minute"},
-            r"default_limits: found '5/minute' \(a string\); allowed: a list\. Write \['5/min",
-        ),
-        (
-            asked_key,
-            {"storage_uri": "reddis://:secret@host"},
-            r"found the scheme 'reddis'; allowed: memory://, [^@]* Did you mean 'redis'\?$",
-        ),
-        (
-            asked_key,
-            {"headers_enabled": "no"},
-            r"Limiter, headers_enabled: found 'no' .* takes for true; allowed: True or False",
-        ),
-        (
-            asked_key,
-            {"on_breach": "no"},
-            r"Limiter, on_breach: found 'no' \(a string\); allowed: a function",
-        ),
-        (asked_key, {"on_meta_breach": "no"}, r"Limiter, on_meta_breach: found 'no'"),
-        (asked_key, {"default_limits_per_method": "no"}, "default_limits_per_method: found 'no'"),
-        (asked_key, {"strict": "no"}, "Limiter, strict: found 'no'"),
-        (asked_key, {"default_limits": [""]}, r"limit '': found '' \(a string\); allowed: amount"),
-        (
-            asked_key,
-            {"storage_uri": "localhost:6379"},
-            "storage_uri: found no scheme; allowed: memory://",
-        ),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else None,
-)
-def test_a_mistake_at_the_extension(
-    make: Maker, key_func: Any, options: dict[str, Any], message: str
-) -> None:
-    """Is an error of the constructor or of `init_app`."""
-    with pytest.raises(ConfigurationError, match=message):
-        make(key_func=key_func, **options)
 
 
 @pytest.mark.parametrize(
@@ -208,62 +85,6 @@ def test_a_disabled_extension_needs_no_storage(make: Maker) -> None:
     app, _ = make(config={"RATELIMIT_ENABLED": False}, storage_uri="reddis://localhost")
     app.get("/")(asked_key)
     assert statuses(app) == [200]
-
-
-def test_only_an_application_is_attached() -> None:
-    """Not its name."""
-    with pytest.raises(ConfigurationError, match=r"init_app: found 'shop' \(a string\)"):
-        Limiter(asked_key).init_app("shop")  # type: ignore[arg-type]
-
-
-async def asynchronous() -> str:
-    """What no limit can wait for: an async function is true, whatever it returns."""
-    return "5/minute"
-
-
-@pytest.mark.parametrize("function", [asynchronous, by_request])
-def test_a_filter_or_a_limit_is_a_plain_function_without_arguments(function: Any) -> None:
-    """An async filter would exempt every request."""
-    limiter = Limiter(asked_key)
-    with pytest.raises(ConfigurationError, match=r"limiter\.request_filter: found the function"):
-        limiter.request_filter(function)
-    with pytest.raises(
-        ConfigurationError, match=r"limit_value: found the function .*; allowed: a "
-    ):
-        limiter.limit(function)
-
-
-def test_a_view_with_arguments_is_no_function_of_limits() -> None:
-    """As a decorator without parentheses makes it."""
-    with pytest.raises(ConfigurationError, match=r"If it is a view, .*: @limiter\.limit\(\"30/min"):
-        Limiter(asked_key).limit(lambda identifier: identifier)
-
-
-def test_a_class_or_a_name_is_neither_limited_nor_exempt() -> None:
-    """The sentence says how a class's views are limited."""
-    limiter = Limiter(asked_key)
-    with pytest.raises(ConfigurationError, match=r"Write decorators = \[limiter\.limit\(…\)\]"):
-        limiter.limit("5/minute")(Item)
-    with pytest.raises(ConfigurationError, match=r"Write decorators = \[limiter\.exempt\]"):
-        limiter.exempt(Item)
-    with pytest.raises(ConfigurationError, match=r"limiter\.exempt: found 'index' \(a string\)"):
-        limiter.exempt("index")
-
-
-class Item(MethodView):
-    def get(self) -> str:
-        return "item"
-
-
-def test_decorators_of_a_class_need_parentheses() -> None:
-    """Flask names the view after they have been called."""
-    limiter = Limiter(asked_key)
-
-    class Wrong(Item):
-        decorators = (limiter.limit,)
-
-    with pytest.raises(ConfigurationError, match="A limit was used as a function"):
-        Wrong.as_view("item")
 
 
 def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
@@ -345,12 +166,6 @@ def test_views_of_one_name_in_one_module_have_their_own_limits(make: Maker) -> N
 
     assert statuses(app, "/home", 3) == [200, 200, 429]
     assert statuses(app, "/mars", 4) == [200, 200, 200, 429]
-
-
-def test_an_identity_takes_no_argument() -> None:
-    """As a key function."""
-    with pytest.raises(ConfigurationError, match="identity 'tenant': found the function"):
-        Limiter(asked_key).identity("tenant")(by_request)  # type: ignore[arg-type]
 
 
 def test_an_application_may_have_settings_with_the_prefix(make: Maker) -> None:

@@ -8,7 +8,6 @@ from flask.views import MethodView, View
 
 from ratelimit_ext import (
     ApplicationLimit,
-    ConfigurationError,
     Limit,
     Limiter,
     RateLimitExceeded,
@@ -377,26 +376,6 @@ def test_definitions_take_the_keywords(make: Maker, clock: Clock) -> None:
     assert statuses(client, times=2) == [200, 429]
     policy = client.get("/own").headers["RateLimit-Policy"]
     assert policy == '"own";q=3;w=60, "all";q=5;w=60, "each";q=2;w=20'
-
-
-@pytest.mark.parametrize(
-    ("keywords", "message"),
-    [
-        ({"strategy": "leaky"}, "strategy: found 'leaky' .* allowed: .*token-bucket"),
-        ({"strategy": "fixed-window", "burst": 2}, "only 'token-bucket' has a burst"),
-        ({"mode": "maybe"}, 'mode: found .maybe. .* allowed: "enforce", "shadow"'),
-        ({"unit": "bananas"}, "unit: found 'bananas' .* allowed"),
-        ({"anchor": "day", "strategy": "token-bucket"}, "only 'fixed-window' has an anchor"),
-        ({"strategy": "concurrency"}, "Write '4 in flight'"),
-    ],
-    ids=str,
-)
-def test_an_invalid_keyword_is_an_error(keywords: dict[str, Any], message: str) -> None:
-    """At the decorator: what was found and what is allowed."""
-    limiter = Limiter(lambda: "ada")
-    with pytest.raises(ConfigurationError, match=message):
-        limiter.limit("5/minute", **keywords)
-    limiter.limit("5/minute", burst=2)  # the extension's strategy may be one that has a burst
 
 
 def test_a_calendar_day_ends_in_its_time_zone(make: Maker, clock: Clock) -> None:

@@ -20,72 +20,118 @@ from ratelimit_ext import (
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key, root
 
-#: Limits with their errors.
-MISTAKES: list[tuple[dict[str, Any], str]] = [
+
+def by_request(request: object) -> str:
+    """A key function of slowapi."""
+    return str(request)
+
+
+#: Limits, their keywords, and what the error says.
+MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
+    ("$0.000001/day", {}, r"found '\$0.000001/day' .* Dollars are written \"5 usd/day\""),
+    ("1 tokens/minute", {}, "found '1 tokens/minute' .* with unit = \"tokens\""),
+    ("1 in-flight", {}, "found '1 in-flight' .* written \"4 in flight\""),
+    ("1/minuet", {"unit": "tokens"}, "found '1/minuet' .*allowed: amount per period"),
+    ("1/minuet", {"name": "pace"}, "found '1/minuet' .*allowed: amount per period"),
+    (5, {}, r"found 5 \(a whole number\).*allowed: amount per period"),
+    (None, {}, "found None.*allowed: amount per period"),
+    ("5/m", {}, "found '5/m' .* Did you mean '5/minute'"),
+    ("30/minuet", {}, "found '30/minuet' .* Did you mean '30/minute'"),
+    ("5/2h;3/dya", {}, "found .* Did you mean '5/2h;3/day'"),
+    ("0/hour or 9 x usual", {}, "amount is 0; a whole number from 1 to"),
+    ("nonsense", {}, "found 'nonsense' .*\"as reported\"\\.$"),
+    ("3/minute;5/hour", {"name": "x"}, "name: found 'x' .*, which is 2 limits"),
+    ("5/minute", {"name": 'Plan "Grün"\r\nX: y'}, "name: found"),
+    # What is counted, and how.
+    ("0.000001 usd/day", {"unit": "tokens"}, "unit: found 'tokens' beside .* states 'usd' itself"),
+    ("3/minute", {"unit": "usd"}, "unit: found 'usd' beside .* Write '3 usd/minute'"),
+    ("5/minute", {"unit": "token"}, r"unit: found 'token' .* Did you mean 'tokens'\?"),
+    ("5/minute", {"unit": "bananas"}, "unit: found 'bananas' .* allowed"),
+    ("3/minute", {"cost": -1}, "cost: found -1 .*allowed: a whole number from 0 to"),
+    ("3/minute", {"cost": "1"}, "cost: found '1' .*a whole number from 0 up"),
+    ("3/minute", {"cost": True}, "cost: found true; allowed: a whole number"),
+    ("3/minute", {"cost": [1]}, "cost: found a list; allowed: a whole number"),
+    ("3/minute", {"cost": 4}, "cost: found 4, but '3/minute' holds at most 3"),
+    ("5/minute", {"cost": by_request}, r"cost: found the function .* called with no argument"),
+    ("5 usd/day", {"cost": "1 cent"}, "cost: found '1 cent' .*an amount of dollars"),
+    ("5 usd/day", {"cost": 6}, "cost: found 6, but .* holds at most 5 usd"),
+    ("4 in flight", {"cost": 2}, "cost: found a cost, but '4 in flight' counts each call"),
+    ("5/minute", {"strategy": "token_bucket"}, "found 'token_bucket' .* mean 'token-bucket'"),
+    ("5/minute", {"strategy": "leaky"}, "strategy: found 'leaky' .* allowed: .*token-bucket"),
+    ("5/minute", {"strategy": "concurrency"}, "Write '4 in flight'"),
     (
-        {"limit_value": "$0.000001/day"},
-        r"found '\$0.000001/day' .* Dollars are written \"5 usd/day\"",
-    ),
-    ({"limit_value": "1 tokens/minute"}, "found '1 tokens/minute' .* with unit = \"tokens\""),
-    ({"limit_value": "1 in-flight"}, "found '1 in-flight' .* written \"4 in flight\""),
-    (
-        {"limit_value": "1/minuet", "unit": "tokens"},
-        "found '1/minuet' .*allowed: amount per period",
-    ),
-    ({"limit_value": "1/minuet", "name": "pace"}, "found '1/minuet' .*allowed: amount per period"),
-    ({"limit_value": 5}, "found 5 .*allowed: amount per period"),
-    ({"limit_value": None}, "found None.*allowed: amount per period"),
-    ({"limit_value": "5/m"}, "found '5/m' .* Did you mean '5/minute'"),
-    ({"limit_value": "30/minuet"}, "found '30/minuet' .* Did you mean '30/minute'"),
-    ({"limit_value": "5/2h;3/dya"}, "found .* Did you mean '5/2h;3/day'"),
-    ({"limit_value": "0/hour or 9 x usual"}, "amount is 0; a whole number from 1 to"),
-    ({"limit_value": "nonsense"}, "found 'nonsense' .*\"as reported\"\\.$"),
-    (
-        {"limit_value": "0.000001 usd/day", "unit": "tokens"},
-        "unit: found 'tokens' beside .* states 'usd' itself",
-    ),
-    (
-        {"limit_value": "3/minute", "unit": "usd"},
-        "unit: found 'usd' beside .* Write '3 usd/minute'",
-    ),
-    ({"limit_value": "3/minute", "cost": -1}, "cost: found -1 .*allowed: a whole number from 0 to"),
-    ({"limit_value": "3/minute", "cost": "1"}, "cost: found '1' .*a whole number from 0 up"),
-    ({"limit_value": "3/minute", "cost": True}, "cost: found true; allowed: a whole number"),
-    ({"limit_value": "3/minute", "cost": [1]}, "cost: found a list; allowed: a whole number"),
-    ({"limit_value": "3/minute", "cost": 4}, "cost: found 4, but '3/minute' holds at most 3"),
-    ({"limit_value": "5 usd/day", "cost": "1 cent"}, "cost: found '1 cent' .*an amount of dollars"),
-    ({"limit_value": "5 usd/day", "cost": 6}, "cost: found 6, but .* holds at most 5 usd"),
-    (
-        {"limit_value": "3/day", "anchor": "day", "timezone": "Berlin"},
-        "timezone: found 'Berlin' .* Did you mean 'Europe/Berlin'",
-    ),
-    ({"limit_value": "3/day", "timezone": "Europe/Berlin"}, "timezone: found .* without an anchor"),
-    ({"limit_value": "3/hour", "anchor": "day"}, "anchor: found 'day' .* needs a limit per day"),
-    (
-        {"limit_value": "4 in flight", "strategy": "token-bucket"},
+        *("4 in flight", {"strategy": "token-bucket"}),
         "strategy: found 'token-bucket' beside '4 in flight', which states 'concurrency' itself",
     ),
+    ("5/minute", {"strategy": "fixed-window", "burst": 2}, "only 'token-bucket' has a burst"),
     (
-        {"limit_value": "4 in flight", "cost": 2},
-        "cost: found a cost, but '4 in flight' counts each call",
+        *("3/day", {"anchor": "day", "timezone": "Berlin"}),
+        "timezone: found 'Berlin' .* Did you mean 'Europe/Berlin'",
     ),
-    ({"limit_value": "3/minute;5/hour", "name": "x"}, "name: found 'x' .*, which is 2 limits"),
-    ({"limit_value": "3/minute", "meta_limits": ["2/sce"]}, "found '2/sce' .*allowed"),
+    ("3/day", {"timezone": "Europe/Berlin"}, "timezone: found .* without an anchor"),
+    ("3/hour", {"anchor": "day"}, "anchor: found 'day' .* needs a limit per day"),
+    (
+        *("5/minute", {"anchor": "day", "strategy": "token-bucket"}),
+        "only 'fixed-window' has an anchor",
+    ),
+    ("5/minute", {"mode": "shaddow"}, r"mode: found 'shaddow' .* Did you mean 'shadow'\?"),
+    ("5/minute", {"mode": "maybe"}, 'mode: found .maybe. .* allowed: "enforce", "shadow"'),
+    ("1/minute", {"on_failure": "closes"}, '"open", "closed", "local"'),
+    ("1/minute", {"on_failure": ""}, '"open", "closed", "local"'),
+    ("3/minute", {"meta_limits": ["2/sce"]}, "found '2/sce' .*allowed"),
+    ("5/hour", {"candidate": "60/minute"}, "found '60/minute' .*; allowed: '5/hour' with another"),
+    ("5/hour", {"candidate": "lots"}, "candidate: found 'lots' .*; allowed: '5/hour' with another"),
+    (
+        *("5/hour", {"candidate": "2/hour", "mode": "shadow"}),
+        r"candidate: found '2/hour' \(a string\) beside a limit in shadow",
+    ),
+    # Whom it concerns, and when.
+    ("5/minute", {"exempt_when": True}, r"exempt_when: found true; allowed: a function\."),
+    ("5/minute", {"deduct_when": lambda: True}, r"deduct_when: .* called with one argument"),
+    ("5/minute", {"reserve": True}, "reserve: found true without deduct_when"),
+    ("5/minute", {"methods": ["HEAD"]}, 'found "HEAD" alone; HEAD counts as GET. Write "GET".'),
+    ("5/minute", {"methods": ["GET", "PSOT"]}, r"methods: found 'PSOT', .* you mean 'POST'\?"),
+    ("5/minute", {"methods": []}, "methods: found an empty list; allowed: a list of methods"),
+    ("5/minute", {"error_message": 5}, r"error_message: found 5 \(a whole number\); allowed: a t"),
+    ("5/minute", {"per_method": "yes"}, r"per_method: found 'yes' \(a string\); .*: True or Fal"),
+    ("5/minute", {"override_defaults": "no"}, "override_defaults: found 'no' .* True or False"),
+]
+#: Those that the class of Flask-Limiter finds by itself, with another error, or not at all.
+OF_DECORATORS: list[tuple[Any, dict[str, Any], str]] = [
+    ("5/minute", {"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* mean 'burst'\?"),
+    ("5/minute", {"key": asked_key}, r"keyword 'key'; allowed: 'limit_value', .*key_func"),
+    ("5/minute", {"key_func": by_request}, "key_func: found the function 'by_request'.*no argum"),
+    ("5/minute", {"key_func": "user"}, r"key_func: found 'user' \(a string\); allowed: a func"),
+    ("1/minute", {"key_func": ["user"]}, "allowed: two or three different identities"),
+    ("1/minute", {"key_func": ["user", "user"]}, "allowed: two or three different identities"),
+    ("1/minute", {"key_func": ["ip", "user", "model", "global"]}, "two or three different ident"),
+    ("1/minute", {"key_func": ["user", "modell"]}, "there is no identity 'modell'"),
+    ("1/minute", {"key_func": ["user", 5]}, "allowed: the name of an identity"),
+    ("5/minute", {"methods": "POST"}, r"methods: found 'POST' \(a string\); allowed: a list of m"),
+    ("5/minute", {"methods": [5]}, "methods: found a list; allowed: a list of methods"),
 ]
 
 
-@pytest.mark.parametrize(("statement", "message"), MISTAKES, ids=[repr(m[0]) for m in MISTAKES])
-def test_a_mistake_is_an_error_at_the_decorator(statement: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("text", "options", "message"), [*MISTAKES, *OF_DECORATORS])
+def test_a_mistake_is_an_error_at_the_decorator(
+    text: Any, options: dict[str, Any], message: str
+) -> None:
     """What was found, what is allowed, what to do."""
     limiter = Limiter(asked_key)
     with pytest.raises(ConfigurationError, match=message):
-        limiter.limit(**statement)
+        limiter.limit(text, **options)
     with pytest.raises(ConfigurationError, match=message):
-        limiter.shared_limit(scope="all", **statement)
-    value = statement["limit_value"]
-    rest = {key: given for key, given in statement.items() if key != "limit_value"}
+        limiter.shared_limit(text, scope="all", **options)
+
+
+@pytest.mark.parametrize(("text", "options", "message"), MISTAKES)
+def test_a_mistake_is_an_error_of_the_class_of_flask_limiter(
+    text: Any, options: dict[str, Any], message: str
+) -> None:
+    """Where it is attached to a view."""
+    limiter = Limiter(asked_key)
     with pytest.raises(ConfigurationError, match=message):
-        RouteLimit(value, limiter=limiter, **rest)(lambda: "ok")
+        RouteLimit(text, limiter=limiter, **options)(lambda: "ok")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +151,17 @@ def test_a_mistake_is_an_error_at_the_decorator(statement: dict[str, Any], messa
         {"limit_value": "3/day", "strategy": "moving-window"},
         {"limit_value": "4 in flight", "strategy": "concurrency", "unit": "calls"},
         {"limit_value": "as reported", "unit": "tokens", "cost": 200},
+        # The extension's strategy may be one that has a burst.
+        {"limit_value": "5/minute", "burst": 2},
+        # As Flask-Limiter understands them: methods of WebDAV and of caches, and numbers for words.
+        {"limit_value": "5/minute", "methods": ["get", "PURGE", "propfind", "REPORT"]},
+        {"limit_value": "5/minute", "per_method": 1, "override_defaults": 0},
+        {"limit_value": "5/minute", "error_message": {"code": 7}},
     ],
     ids=repr,
 )
 def test_a_valid_limit_is_accepted(statement: dict[str, Any]) -> None:
-    """Each of these combinations."""
+    """Each of these combinations. A message may be what an error handler sends as JSON."""
     Limiter(asked_key).limit(**statement)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import flask
 import pytest
 
-from ratelimit_ext import ConfigurationError, Limiter, client_ip
+from ratelimit_ext import ConfigurationError, Limit, Limiter, client_ip
 from tests.web.calls import statuses
 
 HEAD = re.compile(r"^-- (.+)\n", re.MULTILINE)
@@ -52,7 +52,14 @@ def run(program: str, caplog: pytest.LogCaptureFixture) -> tuple[dict[str, str],
     app, answers = flask.Flask("example"), list[int]()
     app.add_url_rule("/index", "index", lambda: "index")
     names: dict[str, Any] = {"app": app, "limiter": Limiter(client_ip, storage_uri="memory://")}
-    names |= {"Limiter": Limiter, "client_ip": client_ip, "flask": flask, "g": flask.g, **POLICIES}
+    names |= {
+        "Limiter": Limiter,
+        "Limit": Limit,
+        "client_ip": client_ip,
+        "flask": flask,
+        "g": flask.g,
+        **POLICIES,
+    }
     where = "code"
     try:
         exec(program, names)  # noqa: S102 - a program of this folder

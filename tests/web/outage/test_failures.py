@@ -13,7 +13,6 @@ import pytest
 from flask import Flask, Response, g, request
 
 from ratelimit_ext import (
-    ConfigurationError,
     DecisionEvent,
     Event,
     Limiter,
@@ -25,7 +24,7 @@ from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 from tests.engine.relay import Relay, whole
 from tests.web.calls import remaining, statuses
-from tests.web.conftest import Maker, asked_key
+from tests.web.conftest import asked_key
 
 DEGRADED = "X-RateLimit-Degraded"
 SCRIPT_CALLS = ("eval", "evalsha", "fcall")
@@ -124,29 +123,6 @@ def test_a_budget_that_is_spent_in_one_worker_may_be_retried() -> None:
     assert answer.json is not None
     assert answer.json["code"] == "rate_limited"
     assert "x-should-retry" not in answer.headers
-
-
-@pytest.mark.parametrize("on_failure", ["closes", ""])
-def test_an_unknown_policy_is_an_error(make: Maker, on_failure: str) -> None:
-    """Where it is written, with the allowed words."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError, match='"open", "closed", "local"'):
-        limiter.limit("1/minute", on_failure=on_failure)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("RATELIMIT_DEADLINE_SECONDS", "soon"),
-        ("RATELIMIT_DEADLINE_SECONDS", 0),
-        ("RATELIMIT_WORKERS", 0),
-        ("RATELIMIT_WORKERS", "many"),
-    ],
-)
-def test_an_invalid_setting_is_an_error(name: str, value: object) -> None:
-    """It names the setting."""
-    with pytest.raises(ConfigurationError, match=name):
-        made("memory://", {"RATELIMIT_WORKERS": 2, name: value})
 
 
 def test_the_number_of_workers_comes_from_the_configuration_or_the_environment(

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import redis
 
-from ratelimit_ext import ApplicationLimit, ConfigurationError, Limiter, MetaLimit
+from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit
 from tests import servers
 from tests.chatapp.served import serving
 from tests.web.calls import left_of, statuses
@@ -424,10 +424,3 @@ def test_it_is_a_keyword_of_every_limit(make: Maker) -> None:
     app.register_blueprint(shop)
     assert statuses(app, times=3) == [200, 200, 429]
     assert seen == [1, 0]
-
-
-def test_it_needs_something_to_reserve_for(make: Maker) -> None:
-    """Without `deduct_when` it would have no effect."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError, match=r"reserve: found true without deduct_when"):
-        limiter.limit("5/minute", reserve=True)

@@ -9,7 +9,7 @@ from flask import Response, request
 from flask_limiter import HeaderNames
 from werkzeug.http import http_date
 
-from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
+from ratelimit_ext import Limiter, RequestLimit
 from tests.servers import Server
 from tests.web.calls import second, serve, statuses
 from tests.web.conftest import Clock, Maker, root
@@ -278,13 +278,6 @@ def test_an_answer_without_limits_has_no_headers(make: Maker) -> None:
     app.get("/skipped")(limiter.limit("1/minute", exempt_when=lambda: True)(lambda: "ok"))
     for path in ("/", "/skipped", "/nothing"):
         assert limit_headers(app.test_client().get(path)) == {}
-
-
-def test_a_name_that_no_header_can_hold_is_refused(make: Maker) -> None:
-    """In a decorator as in a policy: quotes, line breaks and letters beyond ASCII."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError, match="name: found"):
-        limiter.limit("5/minute", name='Plan "Grün"\r\nX: y')
 
 
 def test_an_admitted_answer_is_cached_as_the_view_says(make: Maker) -> None:
