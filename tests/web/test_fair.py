@@ -191,27 +191,6 @@ def test_an_identity_by_its_name(make: Maker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ({"fair": team}, "found the key function of the limit"),
-        ({"strategy": "token-bucket"}, "fair needs windows that begin and end"),
-        ({"pace": 0.5}, "pace: found 0.5 (a number with a fraction); allowed: a number from 1"),
-        ({"hours": "18-8", "anchor": "day"}, "hours: found '18-8' (a string); allowed: two whole"),
-        ({"hours": "8-18"}, 'Add anchor = "day", "week" or "month"'),
-        ({"spread": "20%"}, "spread: found '20%' (a string); allowed: true, or whole percents"),
-        ({"fair": None, "pace": 2}, "without fair"),
-        ({"deduct_when": lambda _: True}, "found beside deduct_when"),
-    ],
-)
-def test_mistakes(make: Maker, words: dict[str, Any], sentence: str) -> None:
-    """Each is a sentence at the start."""
-    app, limiter = make()
-    with pytest.raises(ConfigurationError) as mistake:
-        limited(app, limiter, **words)
-    assert sentence in str(mistake.value)
-
-
-@pytest.mark.parametrize(
     ("line", "place", "sentence"),
     [
         ('fair = "user"\nkey = "user"', ":5: ", "by which the limit counts already"),

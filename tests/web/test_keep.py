@@ -341,31 +341,3 @@ def test_an_unknown_identity_in_code_is_named(word: str, text: Any, late: bool) 
         ConfigurationError, match=rf"{word}: there is no identity 'clas'.*Did you mean 'class'"
     ):
         start()
-
-
-#: Keywords with a mistake, and what the error says of it.
-MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
-    "all of it": ({"keep": {"a": 6, "b": 4}}, "keep reserves 10 of 10"),
-    "nothing": ({"keep": {}}, "found priority without keep"),
-    "no class": ({"priority": None}, "found keep without priority"),
-    "no number": ({"keep": {"a": "4"}}, "found '4' (a string) kept for 'a' (a string); allowed"),
-    "less than none": ({"keep": {"a": -1}}, "found -1 (a whole number) kept for"),
-    "no table": ({"keep": 40}, 'allowed: units by class, as {"interactive": 40}'),
-    "no function": ({"priority": 5}, "found 5 (a whole number); allowed: the name of an identity"),
-}
-
-
-@pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes(make: Maker, words: dict[str, Any], said: str) -> None:
-    """Each is an error at the declaration."""
-    app, limiter = make()
-    with pytest.raises(ConfigurationError) as error:
-        limited(app, limiter, **words)
-    assert said in str(error.value)
-
-
-def test_guards_share_out_nothing(make: Maker) -> None:
-    """They keep nothing."""
-    _, limiter = make()
-    with pytest.raises(ConfigurationError, match="a guard takes no keep"):
-        limiter.limit("unless blocked", keep=KEEP, priority=asked_class)(lambda: "ok")

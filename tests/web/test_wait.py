@@ -35,6 +35,7 @@ def slept(night: Night) -> list[float]:
 
 
 MANY = {"RATELIMIT_WAITING_MAX": 30}
+BUCKET: dict[str, Any] = {"strategy": "token-bucket"}
 
 
 def paced(app: Flask, limiter: Limiter, path: str = "/", **more: Any) -> None:
@@ -461,23 +462,11 @@ def test_invalid_lengths(text: object) -> None:
     ("limit", "more", "sentence"),
     [
         ("5 usd/day", {}, "wait is not an option of the strategy 'fixed-window'"),
-        ("5 usd/day", {"strategy": "token-bucket"}, "a budget takes no wait"),
-        (
-            "5/day",
-            {"strategy": "sliding-window"},
-            "wait is not an option of the strategy 'sliding-window'",
-        ),
-        ("5/day", {"strategy": "token-bucket", "wait": 20}, "found 20"),
-        (
-            "5/day",
-            {"strategy": "token-bucket", "wait": "3 minutes"},
-            "longer than the lease of 120 s",
-        ),
-        (
-            "5/day",
-            {"strategy": "token-bucket", "deduct_when": lambda _: True},
-            "beside deduct_when",
-        ),
+        ("5 usd/day", BUCKET, "a budget takes no wait"),
+        ("5/day", {"strategy": "sliding-window"}, "is not an option of the strategy 'sliding-wind"),
+        ("5/day", BUCKET | {"wait": 20}, "found 20"),
+        ("5/day", BUCKET | {"wait": "3 minutes"}, "longer than the lease of 120 s"),
+        ("5/day", BUCKET | {"deduct_when": lambda _: True}, "beside deduct_when"),
         ("4 in flight", {"wait": None, "fair": lambda: "me"}, "found fair without wait"),
         ("4 in flight", {"fair": lambda: "me", "pace": 2}, "only a budget has a pace"),
         ("5 per session", {"wait": None, "idle": "1 minute"}, "shorter than the lease of 120 s"),

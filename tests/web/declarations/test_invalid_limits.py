@@ -26,6 +26,8 @@ def by_request(request: object) -> str:
     return str(request)
 
 
+KEEP: dict[str, Any] = {"keep": {"interactive": 4}, "priority": lambda: "interactive"}
+FAIR: dict[str, Any] = {"fair": lambda: "ada", "key_func": asked_key, "strategy": "fixed-window"}
 #: Limits, their keywords, and what the error says.
 MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
     ("$0.000001/day", {}, r"found '\$0.000001/day' .* Dollars are written \"5 usd/day\""),
@@ -96,6 +98,28 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
     ("5/minute", {"per_method": "yes"}, r"per_method: found 'yes' \(a string\); .*: True or Fal"),
     ("5/minute", {"override_defaults": "no"}, "override_defaults: found 'no' .* True or False"),
 ]
+#: What a limit keeps for classes of traffic, and shares among members.
+OF_SHARES: list[tuple[Any, dict[str, Any], str]] = [
+    ("10/day", KEEP | {"keep": {"a": 6, "b": 4}}, "keep reserves 10 of 10.*Reserve less"),
+    ("10/day", KEEP | {"keep": {}}, "found priority without keep"),
+    ("10/day", KEEP | {"priority": None}, "found keep without priority"),
+    ("10/day", KEEP | {"keep": {"a": "4"}}, r"found '4' \(a string\) kept for 'a' \(a string\); a"),
+    ("10/day", KEEP | {"keep": {"a": -1}}, r"found -1 \(a whole number\) kept for"),
+    ("10/day", KEEP | {"keep": 40}, 'allowed: units by class, as {"interactive": 40}'),
+    ("10/day", KEEP | {"priority": 5}, r"found 5 \(a whole number\); allowed: the name of an id"),
+    ("unless blocked", KEEP, "a guard takes no keep"),
+    ("9/day", FAIR | {"fair": asked_key}, "found the key function of the limit"),
+    ("9/day", FAIR | {"strategy": "token-bucket"}, "fair needs windows that begin and end"),
+    ("9/day", FAIR | {"pace": 0.5}, r"pace: found 0.5 \(a number with a fraction\); .* from 1"),
+    (
+        *("9/day", FAIR | {"hours": "18-8", "anchor": "day"}),
+        r"hours: found '18-8' \(a string\); allowed: two whole",
+    ),
+    ("9/day", FAIR | {"hours": "8-18"}, 'Add anchor = "day", "week" or "month"'),
+    ("9/day", FAIR | {"spread": "20%"}, "spread: found '20%' .*; allowed: true, or whole percents"),
+    ("9/day", FAIR | {"fair": None, "pace": 2}, "without fair"),
+    ("9/day", FAIR | {"deduct_when": lambda _: True}, "found beside deduct_when"),
+]
 #: Those that the class of Flask-Limiter finds by itself, with another error, or not at all.
 OF_DECORATORS: list[tuple[Any, dict[str, Any], str]] = [
     ("5/minute", {"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* mean 'burst'\?"),
@@ -112,7 +136,7 @@ OF_DECORATORS: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("text", "options", "message"), [*MISTAKES, *OF_DECORATORS])
+@pytest.mark.parametrize(("text", "options", "message"), [*MISTAKES, *OF_DECORATORS, *OF_SHARES])
 def test_a_mistake_is_an_error_at_the_decorator(
     text: Any, options: dict[str, Any], message: str
 ) -> None:
