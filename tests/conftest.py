@@ -181,6 +181,12 @@ def redis_client(redis_server: servers.Server) -> Iterator[redis.Redis]:
         yield client
 
 
+@pytest.fixture
+def redis_uri(redis_client: redis.Redis, redis_server: servers.Server) -> str:
+    """The address of `redis_server`, which is emptied first."""
+    return redis_server.uri
+
+
 @pytest.fixture(scope="session")
 def cluster_server() -> Iterator[servers.Cluster]:
     """A real cluster of three masters: `.uri`, `.nodes`, `.client()`."""

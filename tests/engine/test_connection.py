@@ -51,8 +51,8 @@ def client_at(uri: str, **options: Any) -> redis.Redis:
 
 
 @pytest.fixture
-def client(redis_server: servers.Server, redis_client: redis.Redis) -> Iterator[redis.Redis]:
-    client = client_at(redis_server.uri)
+def client(redis_uri: str) -> Iterator[redis.Redis]:
+    client = client_at(redis_uri)
     yield client
     client.close()
 
@@ -124,10 +124,9 @@ def test_a_command_that_does_not_fit_is_sent_on(
     assert [remaining(engine) for _ in range(3)] == [998, 997, 996]
 
 
-@pytest.mark.usefixtures("redis_client")
-def test_only_the_kernel_ends_the_reads_of_an_idle_connection(redis_server: servers.Server) -> None:
+def test_only_the_kernel_ends_the_reads_of_an_idle_connection(redis_uri: str) -> None:
     """A read is one system call. The client gets the connection back as it was, and may read it."""
-    client = client_at(redis_server.uri, socket_timeout=0.2)
+    client = client_at(redis_uri, socket_timeout=0.2)
     lines = ScriptConnections(client)
     line = lines._take()
     assert line is not None
@@ -145,7 +144,7 @@ def test_only_the_kernel_ends_the_reads_of_an_idle_connection(redis_server: serv
     messages = client.pubsub()  # a wait without a timeout has none of the kernel's
     messages.subscribe("channel")
     assert messages.connection is line.connection
-    threading.Timer(2 * usual_s, client_at(redis_server.uri).publish, ("channel", 1)).start()
+    threading.Timer(2 * usual_s, client_at(redis_uri).publish, ("channel", 1)).start()
     assert [messages.parse_response()[2] for _ in "ab"] == [1, b"1"]
     line.socket.close()
     line.use_clients_timeout()
@@ -289,10 +288,10 @@ def pooled(uri: str, kind: str, most: int, timeout_s: float = 20.0) -> Any:
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("kind", ["plain", "retries", "blocking", "valkey"])
 def test_more_threads_than_connections_wait_for_one(
-    redis_server: servers.Server, redis_client: redis.Redis, kind: str, most: int
+    redis_uri: str, redis_client: redis.Redis, kind: str, most: int
 ) -> None:
     """16 at once, also while scripts are loaded: the storage decides each call, once."""
-    client = pooled(redis_server.uri, kind, most)
+    client = pooled(redis_uri, kind, most)
     engine = RedisEngine(client, (redis.RedisError, valkey.ValkeyError))
     at_once = threading.Barrier(16)
 
@@ -309,14 +308,13 @@ def test_more_threads_than_connections_wait_for_one(
     client.close()
 
 
-@pytest.mark.usefixtures("redis_client")
 @pytest.mark.parametrize("kind", ["plain", "retries"])
 def test_a_connection_that_another_user_of_the_pool_has_is_waited_for(
-    redis_server: servers.Server, kind: str
+    redis_uri: str, kind: str
 ) -> None:
     """At most as long as a call may take: then it fails without a charge. The next call does not
     wait behind it."""
-    impatient, patient = [pooled(redis_server.uri, kind, 1, timeout_s) for timeout_s in (0.05, 20)]
+    impatient, patient = [pooled(redis_uri, kind, 1, timeout_s) for timeout_s in (0.05, 20)]
     connections = [client.connection_pool.get_connection() for client in (impatient, patient)]
     with pytest.raises(StorageUnavailable, match="Too many connections"):
         engine_of(impatient).admit([CHARGE])
@@ -636,11 +634,10 @@ class Starved:
         self.steps += 1
 
 
-@pytest.mark.usefixtures("redis_client")
 @pytest.mark.parametrize("lost_s", [0.05, 0.085, 0.0995, 0.104, 0.3])
 @pytest.mark.parametrize("is_first", [True, False])
 def test_the_deadline_passes_while_the_thread_waits_for_the_interpreter(
-    redis_server: servers.Server, monkeypatch: pytest.MonkeyPatch, lost_s: float, *, is_first: bool
+    redis_uri: str, monkeypatch: pytest.MonkeyPatch, lost_s: float, *, is_first: bool
 ) -> None:
     """Wherever that is, it is no outage, and the call counts once: in the first call, which
     connects and greets, and in another one. So much is lost at each of the steps in turn."""
@@ -648,7 +645,7 @@ def test_the_deadline_passes_while_the_thread_waits_for_the_interpreter(
 
     def steps(at: int) -> int:
         """The steps of a call that loses time at one of them."""
-        client = pooled(redis_server.uri, "plain", 2, timeout_s=0.1)
+        client = pooled(redis_uri, "plain", 2, timeout_s=0.1)
         engine, charge = engine_of(client), CHARGE._replace(key=f"at {at}")
         thread.at = -1
         if not is_first:

@@ -8,19 +8,18 @@ import redis
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.engine.redis import RedisEngine
-from tests import servers
 from tests.engine import hot_key
 
 
 @pytest.mark.slow
 def test_eight_processes_of_eight_threads_get_exactly_the_amount(
-    redis_server: servers.Server, redis_client: redis.Redis
+    redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """320 calls on 200 for each strategy; and of two limits in one call the scarcer is exact,
     while the wider is charged for the admitted calls alone."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(hot_key.PROCESSES, mp_context=spawn) as pool:
-        running = [pool.submit(hot_key.run, redis_server.uri) for _ in range(hot_key.PROCESSES)]
+        running = [pool.submit(hot_key.run, redis_uri) for _ in range(hot_key.PROCESSES)]
         counts = [future.result(timeout=120) for future in running]
     admitted = {name: sum(count[name] for count in counts) for name in counts[0]}
     assert admitted == {**dict.fromkeys(hot_key.LIMITS, hot_key.AMOUNT), "both": 60}

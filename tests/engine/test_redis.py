@@ -121,9 +121,9 @@ def admits_two_of_three(engine: RedisEngine) -> bool:
     return [engine.admit([charge]).admitted for _ in range(3)] == [True, True, False]
 
 
-def test_a_redis_address(redis_server: servers.Server, redis_client: redis.Redis) -> None:
+def test_a_redis_address(redis_uri: str, redis_client: redis.Redis) -> None:
     """redis:// with a database: only that one is written to."""
-    assert admits_two_of_three(engine_at(f"{redis_server.uri}/3"))
+    assert admits_two_of_three(engine_at(f"{redis_uri}/3"))
     assert redis_client.dbsize() == 0
 
 

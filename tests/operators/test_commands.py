@@ -20,7 +20,6 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.operators import texts, usage
 from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.web.declarations.callbacks import AnyCallers
-from tests.servers import Server
 from tests.web.calls import serve, statuses
 from tests.web.conftest import Maker, asked_key
 
@@ -58,9 +57,7 @@ def policy_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_site(
-    policy_file: Path, redis_client: redis.Redis, redis_server: Server
-) -> Callable[[], Flask]:
+def make_site(policy_file: Path, redis_uri: str) -> Callable[[], Flask]:
     """Makes the application of a worker or of a command: each has its own extension."""
 
     def made() -> Flask:
@@ -68,7 +65,7 @@ def make_site(
         app.config["RATELIMIT_POLICY_FILE"] = str(policy_file)
         limiter = Limiter(
             asked_key,
-            storage_uri=redis_server.uri,
+            storage_uri=redis_uri,
             headers_enabled=True,
             application_limits=["50/hour"],
         )
@@ -444,14 +441,14 @@ def test_reset_forgets_what_was_counted(worker: Flask, console: Flask) -> None:
     ("key", "identity"), [("user", "ada"), ("ip", "2001:db8::99"), ("api_key", "sk-secret")]
 )
 def test_reset_takes_users_addresses_and_api_keys(
-    redis_server: Server, redis_client: redis.Redis, tmp_path: Path, key: str, identity: str
+    redis_uri: str, tmp_path: Path, key: str, identity: str
 ) -> None:
     """As an operator knows them: by name, by any address of the network, by the key itself."""
     file = tmp_path / "policy.toml"
     file.write_text(f'version = 1\nroutes.one.limits = [{{ limit = "1/day", key = "{key}" }}]\n')
     app = Flask("example")
     app.config["RATELIMIT_POLICY_FILE"] = str(file)
-    Limiter(asked_key, app=app, storage_uri=redis_server.uri)
+    Limiter(asked_key, app=app, storage_uri=redis_uri)
     app.before_request(lambda: setattr(g, "user_id", "ada"))
     app.add_url_rule("/", "one", lambda: "ok")
     caller = {
@@ -463,9 +460,9 @@ def test_reset_takes_users_addresses_and_api_keys(
     assert statuses(app, **caller) == [200]
 
 
-def test_reset_lifts_a_ban(make: Maker, redis_server: Server, redis_client: redis.Redis) -> None:
+def test_reset_lifts_a_ban(make: Maker, redis_uri: str) -> None:
     """The count of a meta limit."""
-    app, limiter = make(storage_uri=redis_server.uri, meta_limits=["1/day"])
+    app, limiter = make(storage_uri=redis_uri, meta_limits=["1/day"])
     app.get("/")(limiter.limit("1/day")(lambda: "ok"))
     assert statuses(app, times=3) == [200, 429, 429]
     run(app, "reset", "someone")

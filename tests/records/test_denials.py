@@ -20,7 +20,7 @@ from ratelimit_ext.records.store import require_store
 from tests import servers
 from tests.records.site import Site, remembering
 from tests.records.test_override_store import no_more_threads
-from tests.servers import Server, eventually
+from tests.servers import eventually
 from tests.web.calls import serve, statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -134,10 +134,10 @@ def test_a_block_is_explained(make: Maker, redis_uri: str) -> None:
 
 @pytest.mark.parametrize("uri", ["memory://", "redis"])
 def test_a_hammering_caller_is_a_count(
-    make: Maker, redis_server: Server, redis_client: redis.Redis, clock: Clock, uri: str
+    make: Maker, redis_uri: str, redis_client: redis.Redis, clock: Clock, uri: str
 ) -> None:
     """The denials of half a minute are an entry. A pause of more than a minute begins another."""
-    site = limited(make, redis_server.uri if uri == "redis" else uri)
+    site = limited(make, redis_uri if uri == "redis" else uri)
     for _ in range(3):
         site.hit(4)
         clock.forward(COUNT_S)

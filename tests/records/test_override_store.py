@@ -227,10 +227,10 @@ def test_every_change_is_logged(site: Site) -> None:
 
 
 def test_changes_of_a_newer_release_are_read(
-    make: Maker, redis_server: Server, redis_client: Any
+    make: Maker, redis_uri: str, redis_client: Any
 ) -> None:
     """What this one does not know of them is left out: workers of both run during an update."""
-    site = limited(make, redis_server.uri)
+    site = limited(make, redis_uri)
     override(site, by="olga")
     (table,) = redis_client.keys("*overrides:{operators}")
     (log,) = redis_client.keys("*log:{operators}")
@@ -254,12 +254,12 @@ def test_a_reset_of_all_limits_keeps_overrides(site: Site) -> None:
 
 
 def test_another_process_reads_overrides_from_a_thread(
-    make: Maker, redis_client: redis.Redis, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Which the first request starts; the request waits for nothing."""
     monkeypatch.setattr(Overrides, "in_background", True)
     monkeypatch.setattr(module, "EVERY_S", 0.01)
-    worker, limiter = limited(make, redis_server.uri)
+    worker, limiter = limited(make, redis_uri)
 
     def threads() -> list[threading.Thread]:
         return [each for each in threading.enumerate() if each.name == "ratelimit-overrides"]
@@ -267,7 +267,7 @@ def test_another_process_reads_overrides_from_a_thread(
     assert threads() == []
     assert passed(worker, 3) == 2
     (thread,) = threads()
-    override(limited(make, redis_server.uri))
+    override(limited(make, redis_uri))
     eventually(lambda: get(worker).status_code == 200)
     assert passed(worker, 9) == 2
     limiter._components.overrides.close()
@@ -276,12 +276,12 @@ def test_another_process_reads_overrides_from_a_thread(
 
 
 def test_the_first_request_of_a_process_knows_the_overrides(
-    make: Maker, redis_client: redis.Redis, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_client: redis.Redis, redis_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also of a worker that has just started; it reads once, not for each call."""
-    override(limited(make, redis_server.uri), "1/hour")
+    override(limited(make, redis_uri), "1/hour")
     monkeypatch.setattr(Overrides, "in_background", True)
-    worker, limiter = limited(make, redis_server.uri)
+    worker, limiter = limited(make, redis_uri)
     redis_client.config_resetstat()
     assert passed(worker, 9) == 1
     assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
@@ -289,15 +289,15 @@ def test_the_first_request_of_a_process_knows_the_overrides(
 
 
 def test_a_process_without_room_for_a_thread_reads_with_each_request(
-    make: Maker, redis_client: redis.Redis, redis_server: Server, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until a thread can be started."""
     monkeypatch.setattr(Overrides, "in_background", True)
-    worker, limiter = limited(make, redis_server.uri)
+    worker, limiter = limited(make, redis_uri)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more_threads)
         assert passed(worker, 3) == 2
-        override(limited(make, redis_server.uri))
+        override(limited(make, redis_uri))
         assert get(worker).status_code == 200
         assert not limiter._components.overrides.is_watched
     get(worker)

@@ -458,24 +458,20 @@ assert len(limiter._components.settlements) == 1
 """
 
 
-def test_the_end_of_a_process_sends_what_waits(
-    redis_server: Any, redis_client: redis.Redis
-) -> None:
+def test_the_end_of_a_process_sends_what_waits(redis_uri: str) -> None:
     """The slot is free when the process has ended."""
-    subprocess.run([sys.executable, "-c", AT_EXIT, redis_server.uri], check=True)
+    subprocess.run([sys.executable, "-c", AT_EXIT, redis_uri], check=True)
     app = flask.Flask("exit")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri)
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_uri)
     app.add_url_rule("/", "view", limiter.limit("2 in flight")(lambda: "ok"))
     with app.test_request_context("/"):
         assert [limit.remaining for limit in limiter.current.peek("view")] == [2]
 
 
-def test_an_extension_can_wait_for_its_settlements(
-    redis_server: Any, redis_client: redis.Redis
-) -> None:
+def test_an_extension_can_wait_for_its_settlements(redis_uri: str) -> None:
     """`flush_settlements` returns whether the storage has taken them."""
     app = flask.Flask("flush")
-    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri)
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_uri)
     app.add_url_rule("/", "view", limiter.limit("2 in flight")(lambda: "ok"))
     engine = FlakyEngine(limiter._components.engines.primary)
     limiter._components.engines._primary = engine  # type: ignore[assignment]

@@ -14,7 +14,6 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.strategies.guards.block import REASONS
-from tests import servers
 from tests.web.calls import left_of, remaining, serve, statuses
 from tests.web.conftest import Clock, Maker
 
@@ -283,11 +282,9 @@ def test_a_quota_in_input_tokens_does_not_count_cached_ones(make: Maker, clock: 
     assert left_after(failed) == 100
 
 
-def test_reports_ride_along(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_reports_ride_along(make: Maker, redis_uri: str, redis_client: redis.Redis) -> None:
     """Deciding is one FCALL, and settling with all that was reported another."""
-    guarded = Guarded(make, redis_server.uri, "unless blocked", "as reported")
+    guarded = Guarded(make, redis_uri, "unless blocked", "as reported")
     guarded.acts = lambda reservation: reservation.report(
         "requests", amount=60, used=1, period_s=60
     )

@@ -4,12 +4,10 @@ import logging
 from typing import Any
 
 import pytest
-import redis
 from flask import request
 
 from ratelimit_ext import DecisionEvent, Event, Limiter, SettlementEvent
 from ratelimit_ext.core.events import Events
-from tests.servers import Server
 from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker
 
@@ -71,11 +69,9 @@ def test_every_refusal_has_its_reason(
     ]
 
 
-def test_a_denial_from_memory_is_an_event_of_its_own(
-    make: Maker, redis_server: Server, redis_client: redis.Redis
-) -> None:
+def test_a_denial_from_memory_is_an_event_of_its_own(make: Maker, redis_uri: str) -> None:
     """The worker repeats a denial without the storage, and says so."""
-    app, limiter = make(storage_uri=redis_server.uri)
+    app, limiter = make(storage_uri=redis_uri)
     serve(app, limiter.limit("1/hour"))
     events, client = heard(limiter), app.test_client()
     for _ in range(5):

@@ -42,7 +42,7 @@ def commands_of(client: redis.Redis) -> dict[str, int]:
 
 @pytest.mark.parametrize("admitted", [True, False], ids=["admitted", "denied"])
 def test_a_request_is_one_script_call(
-    redis_server: servers.Server, redis_client: redis.Redis, admitted: bool
+    redis_uri: str, redis_client: redis.Redis, admitted: bool
 ) -> None:
     """One FCALL (EVALSHA with redis-py 5 and 6.0) for one application limit, three route limits and
     the headers, admitted or denied; inside it, nothing but reads and writes of the four buckets."""
@@ -51,7 +51,7 @@ def test_a_request_is_one_script_call(
     limiter = Limiter(
         asked_key,
         app=app,
-        storage_uri=redis_server.uri,
+        storage_uri=redis_uri,
         headers_enabled=True,
         application_limits=["5000/hour"],
     )

@@ -10,7 +10,6 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ratelimit_ext import client_ip
 from ratelimit_ext.web.identities import BUILT_IN
-from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
 
@@ -121,10 +120,10 @@ def test_without_an_api_key_the_address_is_used(app: Flask, headers: dict[str, s
 
 
 def test_the_storage_does_not_contain_api_keys(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """Neither in a name nor in a value."""
-    app, limiter = make(storage_uri=redis_server.uri, application_limits=["9/minute"])
+    app, limiter = make(storage_uri=redis_uri, application_limits=["9/minute"])
     app.get("/")(limiter.limit("9/minute", key_func=limiter.identities["api_key"])(lambda: "ok"))
     secret = "sk-live-0123456789"
     assert statuses(app, headers={"Authorization": f"Bearer {secret}"}) == [200]
@@ -135,10 +134,10 @@ def test_the_storage_does_not_contain_api_keys(
 
 
 def test_a_long_identity_has_a_short_bucket_name(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """Two identities of 10 kB that differ have different buckets."""
-    app, limiter = make(storage_uri=redis_server.uri)
+    app, limiter = make(storage_uri=redis_uri)
     app.get("/")(limiter.limit("1/minute")(lambda: "ok"))
     for key in ("x" * 10_000, "x" * 9_999 + "y", "ü\r\n\0 :{}", "*"):
         header = {"X-Key": key.encode("unicode_escape").decode()}

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +14,6 @@ from ratelimit_ext.core.key import bucket_key, escaped, joined, separated
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.simulate.replay import Rule
 from ratelimit_ext.simulate.traffic import TrafficCall
-from tests.servers import Server
 from tests.web.conftest import Maker, asked_key
 
 POLICY = """version = 1
@@ -121,11 +119,9 @@ def test_a_definition_of_flask_limiter_has_one_function(make: Maker) -> None:
         make(application_limits=[ApplicationLimit("5/minute", key_function=key)])
 
 
-def test_commands_print_and_take_them(
-    tmp_path: Path, redis_client: redis.Redis, redis_server: Server
-) -> None:
+def test_commands_print_and_take_them(tmp_path: Path, redis_uri: str) -> None:
     """With a comma, and for `why` by one of them alone."""
-    app, limiter = site(tmp_path, POLICY, redis_server.uri)
+    app, limiter = site(tmp_path, POLICY, redis_uri)
 
     def run(*words: str, status: int = 0) -> str:
         result = app.test_cli_runner().invoke(args=["ratelimit", *words])

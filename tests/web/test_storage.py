@@ -52,26 +52,26 @@ def test_reset_of_a_stock_memory_storage_forgets_our_buckets() -> None:
 
 
 def test_stock_entries_of_the_same_limit_disturb_nothing(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """An application that moves from Flask-Limiter finds its old entries in Redis."""
-    storage = RedisStorage(redis_server.uri)
+    storage = RedisStorage(redis_uri)
     for name in ("fixed-window", "moving-window", "sliding-window-counter"):
         redis_client.flushall()
         strategy = STRATEGIES[name](storage)
         assert strategy.hit(parse("1/hour"), "someone", "root")
-        app, limiter = make(storage_uri=redis_server.uri, strategy=name)
+        app, limiter = make(storage_uri=redis_uri, strategy=name)
         app.get("/", endpoint="root")(limiter.limit("1/hour")(lambda: "ok"))
         assert statuses(app, times=2) == [200, 429]
         assert not strategy.hit(parse("1/hour"), "someone", "root")
 
 
 def test_a_storages_own_prefix_begins_every_name(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
+    make: Maker, redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """`storage_options={"key_prefix": …}`: what `reset` may delete begins with it."""
     for prefix in ("one", "two"):
-        app, limiter = make(storage_uri=redis_server.uri, storage_options={"key_prefix": prefix})
+        app, limiter = make(storage_uri=redis_uri, storage_options={"key_prefix": prefix})
         app.get("/")(limiter.limit("1/hour")(lambda: "ok"))
         assert statuses(app, times=2) == [200, 429]
     assert {key.split(b":")[0] for key in redis_client.scan_iter()} == {b"one", b"two"}
@@ -153,11 +153,9 @@ def test_an_invalid_cost_is_an_error(cost: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
-def test_a_plain_flask_limiter_can_use_the_strategies(
-    name: str, redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_a_plain_flask_limiter_can_use_the_strategies(name: str, redis_uri: str) -> None:
     """With its `strategy` option and its own headers and storages."""
-    for uri in ("memory://", redis_server.uri):
+    for uri in ("memory://", redis_uri):
         app = Flask("example")
         limiter = flask_limiter.Limiter(
             lambda: "someone", app=app, strategy=name, storage_uri=uri, headers_enabled=True
@@ -168,11 +166,9 @@ def test_a_plain_flask_limiter_can_use_the_strategies(
         assert statuses(client, times=2) == [200, 429]
 
 
-def test_reset_of_a_plain_flask_limiter_drops_the_buckets(
-    redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_reset_of_a_plain_flask_limiter_drops_the_buckets(redis_uri: str) -> None:
     """They are part of its storage."""
-    for uri in ("memory://", redis_server.uri):
+    for uri in ("memory://", redis_uri):
         app = Flask("example")
         limiter = flask_limiter.Limiter(
             lambda: "someone", app=app, strategy="token-bucket", storage_uri=uri

@@ -310,13 +310,13 @@ def test_the_storage_fails_while_it_waits(
 
 def test_a_look_that_fails(
     make: Maker,
-    redis_server: Server,
+    redis_uri: str,
     redis_client: redis.Redis,
     monkeypatch: pytest.MonkeyPatch,
     night: Night,
 ) -> None:
     """The request starts by the share of this host or later, and leaves no place in line behind."""
-    app, limiter = make(storage_uri=redis_server.uri)
+    app, limiter = make(storage_uri=redis_uri)
     paced(app, limiter)
     engine, failures = limiter._components.engines.primary, list[int]()
     admit = engine.admit
@@ -374,11 +374,9 @@ def test_a_shadow_and_another_amount(make: Maker, night: Night) -> None:
     assert [each.status_code for each in answers] == [200] * 20 + [429]
 
 
-def test_what_operators_see(
-    make: Maker, redis_server: Server, redis_client: object, night: Night
-) -> None:
+def test_what_operators_see(make: Maker, redis_uri: str, night: Night) -> None:
     """How much is in line, and which limits let requests wait."""
-    app, limiter = make(storage_uri=redis_server.uri, config=MANY)
+    app, limiter = make(storage_uri=redis_uri, config=MANY)
     paced(app, limiter)
     seen: list[int] = []
     shown: Any = None

@@ -16,7 +16,6 @@ from limits import parse
 
 from ratelimit_ext import Limiter, MetaLimit
 from ratelimit_ext.core.change import Change
-from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key, root
 
@@ -139,10 +138,10 @@ def test_a_retry_after_of_the_view_stays_as_it_is(
 
 
 def test_workers_whose_clocks_differ_share_one_limit(
-    redis_server: servers.Server, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """(8) The server's clock decides: a worker 65 s ahead admits nothing more."""
-    first, second = (sliding(redis_server.uri) for _ in range(2))
+    first, second = (sliding(redis_uri) for _ in range(2))
     assert statuses(first, times=7) == [200] * 7
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 65)
@@ -150,38 +149,34 @@ def test_workers_whose_clocks_differ_share_one_limit(
 
 
 def test_a_sliding_window_takes_one_entry_whatever_the_cost(
-    redis_server: servers.Server, redis_client: redis.Redis
+    redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """(9) A call that costs 50,000 takes as much room as one that costs 50."""
     sizes = []
     for cost in (50, 50_000):
         redis_client.flushall()
-        assert statuses(sliding(redis_server.uri, "100000/minute", cost), times=2) == [200, 200]
+        assert statuses(sliding(redis_uri, "100000/minute", cost), times=2) == [200, 200]
         [key] = redis_client.keys()
         sizes.append(redis_client.memory_usage(key))
     assert sizes[1] <= sizes[0] + 16 < 400
 
 
-def test_a_change_of_strategy_starts_afresh(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_a_change_of_strategy_starts_afresh(make: Maker, redis_uri: str) -> None:
     """(10) The same limit under another strategy is another bucket, and no error; the first one
     is still there when it comes back."""
     answers = []
     for strategy in (*STRATEGIES, STRATEGIES[0]):
-        app, limiter = make(storage_uri=redis_server.uri)
+        app, limiter = make(storage_uri=redis_uri)
         app.get("/")(limiter.limit("2/hour", strategy=strategy, name="chat")(root))
         answers += statuses(app, times=3)
     assert answers == [200, 200, 429] * len(STRATEGIES) + [429] * 3
 
 
-def test_a_changed_amount_keeps_the_usage(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_a_changed_amount_keeps_the_usage(make: Maker, redis_uri: str) -> None:
     """(11) 60 of 100 a day used: raised to 2,000 it leaves 1,940, lowered to 50 nothing."""
     left = {}
     for amount, calls in ((100, 60), (2000, 1), (50, 1)):
-        app, limiter = make(storage_uri=redis_server.uri)
+        app, limiter = make(storage_uri=redis_uri)
         limit = limiter.limit(f"{amount}/day", name="plan", strategy="sliding-window")
         app.get("/")(limit(root))
         client = app.test_client()
@@ -214,9 +209,7 @@ def test_a_blueprint_keeps_its_meta_limits(make: Maker, clock: Clock) -> None:
     assert statuses(app) == [200]
 
 
-def test_meta_limits_are_kept_under_the_prefix(
-    redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_meta_limits_are_kept_under_the_prefix(redis_uri: str) -> None:
     """(14) Two extensions with prefixes of their own share no ban."""
     apps = []
     for prefix in ("one", "two"):
@@ -224,7 +217,7 @@ def test_meta_limits_are_kept_under_the_prefix(
         limiter = Limiter(
             asked_key,
             app=app,
-            storage_uri=redis_server.uri,
+            storage_uri=redis_uri,
             key_prefix=prefix,
             meta_limits=[MetaLimit("1/day")],
             headers_enabled=True,
@@ -285,11 +278,9 @@ def test_limits_rank_by_their_periods(make: Maker) -> None:
     assert shown == ["9 per 2 second", "9 per 1 minute", "9 per 30 minute", "9 per 1 hour"]
 
 
-def test_a_reset_never_stops_the_server(
-    redis_server: servers.Server, redis_client: redis.Redis
-) -> None:
+def test_a_reset_never_stops_the_server(redis_uri: str, redis_client: redis.Redis) -> None:
     """(21) `reset` goes through the names in steps (SCAN), never all at once (KEYS)."""
-    app = sliding(redis_server.uri)
+    app = sliding(redis_uri)
     redis_client.set("someone else's", "kept")
     assert statuses(app, times=12)[-1] == 429
     redis_client.config_resetstat()

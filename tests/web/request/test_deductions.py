@@ -256,10 +256,10 @@ def _sets_a_wrong_cost(_: flask.Response) -> bool:
 
 @pytest.mark.parametrize(("path", "calls"), [("/200", 1), ("/401", 2)])
 def test_the_check_is_a_part_of_the_decision(
-    make: Maker, redis_server: servers.Server, redis_client: redis.Redis, path: str, calls: int
+    make: Maker, redis_uri: str, redis_client: redis.Redis, path: str, calls: int
 ) -> None:
     """One call of the server for all limits of the request; one more if something is charged."""
-    app, limiter = make(storage_uri=redis_server.uri, application_limits=["100/day"])
+    app, limiter = make(storage_uri=redis_uri, application_limits=["100/day"])
 
     @app.get("/<int:status>")
     @limiter.limit("50/minute", deduct_when=failed)
@@ -276,10 +276,10 @@ def test_the_check_is_a_part_of_the_decision(
 
 
 def test_an_exhausted_limit_is_denied_from_memory_until_it_is_given_back(
-    redis_server: servers.Server, redis_client: redis.Redis
+    redis_uri: str, redis_client: redis.Redis
 ) -> None:
     """A client that hammers costs no round trip."""
-    app, limiter = log_in(redis_server.uri, "1/day")
+    app, limiter = log_in(redis_uri, "1/day")
     assert statuses(app, "/401", 3) == [401, 429, 429]
     redis_client.config_resetstat()
     assert statuses(app, "/200", 5) == [429] * 5

@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded
-from tests import servers
 from tests.web.calls import left_of, remaining, serve
 from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky
@@ -362,9 +361,9 @@ def test_a_refusal_in_a_view_without_limits_of_its_own(make: Maker, uri: str) ->
     assert remaining(app, limiter) == {"": 100}
 
 
-def test_a_refund_of_a_refusal_is_one_call(redis_server: Any, redis_client: redis.Redis) -> None:
+def test_a_refund_of_a_refusal_is_one_call(redis_uri: str, redis_client: redis.Redis) -> None:
     """Two admissions and one that was denied; everything goes back in one call."""
-    refunded = Refunded(redis_server.uri, _denied_by_a_full_limit)
+    refunded = Refunded(redis_uri, _denied_by_a_full_limit)
     for _ in range(2):  # the first time, the server learns the scripts
         redis_client.config_resetstat()
         refunded.client.get("/").close()
@@ -441,13 +440,10 @@ def _fallback(uri: str) -> tuple[flask.Flask, Limiter]:
 
 
 @pytest.mark.parametrize("status", [200, 500])
-@pytest.mark.usefixtures("redis_client")
-def test_refunds_go_to_the_engine_that_took_the_charge(
-    redis_server: servers.Server, status: int
-) -> None:
+def test_refunds_go_to_the_engine_that_took_the_charge(redis_uri: str, status: int) -> None:
     """The storage dies while the view runs: the fallback is not given what it never took, and the
     storage is settled."""
-    app, limiter = _fallback(redis_server.uri)
+    app, limiter = _fallback(redis_uri)
     outage = limiter._components.engines.outage
     assert outage is not None
     deducts: Any = lambda response: response.status_code == 200  # noqa: E731
@@ -468,10 +464,9 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
     assert remaining(app, limiter) == {"calls": calls, "tokens": 990, "slots": 2}
 
 
-@pytest.mark.usefixtures("redis_client")
-def test_a_request_of_two_engines_settles_each(redis_server: servers.Server) -> None:
+def test_a_request_of_two_engines_settles_each(redis_uri: str) -> None:
     """What it took before the storage failed goes there; what came afterwards, to the fallback."""
-    app, limiter = _fallback(redis_server.uri)
+    app, limiter = _fallback(redis_uri)
     outage = limiter._components.engines.outage
     assert outage is not None
 

@@ -236,14 +236,14 @@ def test_a_detached_reservation_outlives_its_response(uri: str) -> None:
     assert service.left()["tokens"] == 950
 
 
-def test_one_call_to_admit_and_one_to_settle(redis_server: Any, redis_client: redis.Redis) -> None:
+def test_one_call_to_admit_and_one_to_settle(redis_uri: str, redis_client: redis.Redis) -> None:
     """Five limits in four units, headers on: two FCALL in all, and nothing else."""
 
     def view(limiter: Limiter) -> str:
         limiter.settle(tokens=1, usd=0)
         return "ok"
 
-    service = Service(redis_server.uri, view)
+    service = Service(redis_uri, view)
     for _ in range(2):  # the first time, the server learns the scripts
         redis_client.config_resetstat()
         service.client.get("/").close()
@@ -255,7 +255,7 @@ def test_one_call_to_admit_and_one_to_settle(redis_server: Any, redis_client: re
 
 
 def test_a_stream_renews_seldom(
-    redis_server: Any, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many chunks: one renewal in five seconds."""
     here = [1000.0]
@@ -272,7 +272,7 @@ def test_a_stream_renews_seldom(
 
         return flask.Response(chunks())
 
-    service = Service(redis_server.uri, view)
+    service = Service(redis_uri, view)
     service.client.get("/").close()
     redis_client.config_resetstat()
     with service.client.get("/") as response:
@@ -751,14 +751,14 @@ def test_without_a_budget_there_is_none(make: Maker) -> None:
     assert app.test_client().get("/").text == "None"
 
 
-def test_the_remaining_budget_asks_no_storage(redis_server: Any, redis_client: redis.Redis) -> None:
+def test_the_remaining_budget_asks_no_storage(redis_uri: str, redis_client: redis.Redis) -> None:
     """It is known from the admission."""
 
     def acts(dearer: Dearer) -> None:
         for _ in range(3):
             assert dearer.limiter.current.remaining_budget is not None
 
-    dearer = Dearer(redis_server.uri, acts)
+    dearer = Dearer(redis_uri, acts)
     dearer.get()
     redis_client.config_resetstat()
     dearer.get()
