@@ -5,7 +5,6 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
 from ratelimit_ext.strategies.line import LOOK_US, pause_us
+from tests.engine.slots import Slots
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
@@ -287,77 +287,28 @@ def test_a_forked_child_has_no_one_in_line() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-class Shared:
-    """Slots that members of a group share, on several engines that have to agree."""
-
-    def __init__(self, *worlds: World, fair: bool = True, slots: int = 3) -> None:
-        self.worlds = worlds
-        limit = replace(SLOTS, amount=slots, wait=60 * SECOND, fair=fair)
-        self.charge = Charge(limit, "slots")
-        self.running: list[tuple[Hold, str]] = []
-        self.line: list[tuple[Hold, str]] = []
-        self._chance = random.Random(26)
-
-    def both(self, act: Callable[[World], int]) -> int:
-        [answer] = {act(world) for world in self.worlds}
-        return answer
-
-    def of(self, member: str) -> Charge:
-        limit = self.charge.limit
-        return self.charge._replace(limit=limit.of_member(member) if limit.fair else limit)
-
-    def come(self, member: str) -> None:
-        """Begins if a slot is free; else the call is in line."""
-        hold, own = Hold(self._chance.getrandbits(48), 600 * SECOND), self.of(member)
-        for world in self.worlds:
-            world.wait(us=1)
-        is_first = self.admitted(own, hold._replace(waited_us=0))
-        (self.running if is_first else self.line).append((hold, member))
-
-    def admitted(self, charge: Charge, hold: Hold) -> int:
-        return self.both(
-            lambda world: int(world.engine.admit([charge], hold=hold, now_us=world.now_us).admitted)
-        )
-
-    def settled(self, change: Change) -> int:
-        return self.both(lambda world: world.engine.settle([change], now_us=world.now_us))
-
-    def over(self, call: tuple[Hold, str]) -> None:
-        hold, member = call
-        if call in self.line:
-            self.line.remove(call)
-            for world in self.worlds:
-                world.engine.settle([Change.leave(self.of(member), hold)], now_us=world.now_us)
-            return
-        self.running.remove(call)
-        assert self.settled(Change(self.of(member), hold, "settle", (hold.id, 0)))
-
-    def begins(self, call: tuple[Hold, str]) -> bool:
-        hold, member = call
-        if not self.admitted(self.of(member), hold._replace(waited_us=1)):
-            return False
-        self.line.remove(call)
-        self.running.append(call)
-        return True
-
-    def has(self, member: str) -> int:
-        return [each for _, each in self.running].count(member)
+@pytest.fixture
+def woken(redis_client: redis.Redis) -> Any:
+    """The messages to those whose turn it is."""
+    messages = redis_client.pubsub(ignore_subscribe_messages=True)
+    messages.subscribe(CHANNEL)
+    messages.get_message(timeout=1)
+    return messages
 
 
 @pytest.mark.parametrize("fair", [True, False])
 def test_one_with_fifty_calls_beside_nine_others(fair: bool) -> None:
     """Ten users, four slots, calls of one length: each of them has its part, Jain's index 1.00.
     Without members it is the one with fifty calls who has it."""
-    slots, got = Shared(World(MemoryEngine()), fair=fair, slots=4), Counter[str]()
+    slots, got = Slots(World(MemoryEngine()), fair=fair, slots=4), Counter[str]()
     for member in ["greedy"] * 50 + [f"user {number}" for number in range(9)]:
         slots.come(member)
     for _ in range(160):
         over = slots.running[0]
-        slots.over(over)
-        got[over[1]] += 1
-        slots.come(over[1])  # who has had a turn comes at once again
-        while any(slots.begins(call) for call in tuple(slots.line)):
-            pass
+        slots.end(over)
+        got[over.member] += 1
+        slots.come(over.member)  # who has had a turn comes at once again
+        slots.turns()
         assert len(slots.running) == 4
     index = got.total() ** 2 / (10 * sum(calls**2 for calls in got.values()))
     assert (index >= 0.99) is fair
@@ -367,64 +318,58 @@ def test_one_with_fifty_calls_beside_nine_others(fair: bool) -> None:
 def test_a_turn_that_another_call_does_not_take(world: World) -> None:
     """Two slots are free, and the second in line begins before the first, as its worker is faster:
     the other slot is the first one's, and not the third's."""
-    slots = Shared(world, slots=2)
+    slots = Slots(world, slots=2)
     for member in ("x", "x", "a", "b", "c"):
         slots.come(member)
     for call in tuple(slots.running):
-        slots.over(call)
-    first, second, third = sorted(slots.line, key=lambda call: slots.of(call[1]).limit.part.member)
-    assert [slots.begins(call) for call in (second, third, first)] == [True, False, True]
+        slots.end(call)
+    first, second, third = sorted(slots.line, key=lambda call: call.limit.part.member)
+    assert [slots.look(call) for call in (second, third, first)] == [True, False, True]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
+def test_the_turns_of_members(redis_client: redis.Redis, woken: Any, seed: int) -> None:
     """Both engines agree, also with more holds than a bucket's string has. Whose turn it is, none
     that waits has fewer running calls, and it is the first of its member; a release wakes it. Never
     do more calls run than there are slots."""
     chance = random.Random(seed)
-    slots = Shared(
+    slots = Slots(
         World(MemoryEngine()), World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
     )
-    woken = redis_client.pubsub(ignore_subscribe_messages=True)
-    woken.subscribe(CHANNEL)
-    woken.get_message(timeout=1)
     for _ in range(120):
         if len(slots.line) < 25 and chance.random() < 0.55:
             slots.come(chance.choice("aaabcde"))
         elif chance.random() < 0.2 and slots.line:
-            slots.over(chance.choice(slots.line))
+            slots.end(chance.choice(slots.line))
         elif slots.running:
-            slots.over(chance.choice(slots.running))
+            slots.end(chance.choice(slots.running))
         turns = set[int]()
         while (turn := woken.get_message(timeout=0.001)) is not None:
             turns.add(int(turn["data"]))
         for call in chance.sample(slots.line, len(slots.line)):
-            fewest = min(slots.has(member) for _, member in slots.line)
-            first = next(each for each in slots.line if each[1] == call[1])
-            had, may = slots.has(call[1]), len(slots.running) < 3
-            if slots.begins(call):
-                assert may
+            running = Counter(each.member for each in slots.running)
+            fewest = min(running[each.member] for each in slots.line)
+            first = next(each for each in slots.line if each.member == call.member)
+            if slots.look(call):
+                assert running.total() < 3
                 assert call is first
-                assert had == fewest
-                assert call[0].id in turns
+                assert running[call.member] == fewest
+                assert call.hold.id in turns
         assert len(slots.running) == min(3, len(slots.running) + len(slots.line))
     for call in (*slots.line, *slots.running):
-        slots.over(call)
-    assert [world.call(SLOTS, 0, "slots").remaining for world in slots.worlds] == [2, 2]
+        slots.end(call)
+    assert [world.call(SLOTS, 0, "b:{slots}").remaining for world in slots.worlds] == [2, 2]
 
 
 @pytest.mark.parametrize("verb", ["settle", "release"])
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("fair", [False, True])
 def test_a_lower_class_wakes_who_waits(
-    redis_client: redis.Redis, fair: bool, kept: bool, verb: str
+    redis_client: redis.Redis, woken: Any, fair: bool, kept: bool, verb: str
 ) -> None:
     """It may use fewer slots than there are: this one is for the first in line nevertheless, whose
     worker would look only seconds later. So it is after an outage, whose changes a journal kept."""
     world = World(RedisEngine(redis_client, redis.RedisError))
-    woken = redis_client.pubsub(ignore_subscribe_messages=True)
-    woken.subscribe(CHANNEL)
-    woken.get_message(timeout=1)
     slots = replace(SLOTS, amount=4, wait=60 * SECOND, fair=fair, keep=(("people", 2),))
     high, low = [slots.of_class(name).of_member(name) for name in ("people", "batch")]
     for number, limit in enumerate([low, low, high, high, high, high], 1):
@@ -444,14 +389,11 @@ def test_a_lower_class_wakes_who_waits(
 @pytest.mark.parametrize("verb", ["settle", "release"])
 @pytest.mark.parametrize("over", ["ada", "bob"])
 def test_a_call_that_ends_no_longer_counts_for_its_member(
-    redis_client: redis.Redis, over: str, verb: str
+    redis_client: redis.Redis, woken: Any, over: str, verb: str
 ) -> None:
     """Two members have nine calls each, more than a bucket's string has. One of them ends: it is
     its member's turn, whose worker is woken."""
     world = World(RedisEngine(redis_client, redis.RedisError))
-    woken = redis_client.pubsub(ignore_subscribe_messages=True)
-    woken.subscribe(CHANNEL)
-    woken.get_message(timeout=1)
     slots = replace(SLOTS, amount=18, wait=60 * SECOND, fair=True)
     other = {"ada": "bob", "bob": "ada"}[over]
     calls = [other] * 9 + [over] * 9 + [other, over]
@@ -466,17 +408,14 @@ def test_a_call_that_ends_no_longer_counts_for_its_member(
     assert int(message["data"]) == 20
 
 
-@pytest.mark.parametrize(("burst", "debt", "refund", "woken"), [(2, 0, 1, 2), (1, 2, 2, 1)])
+@pytest.mark.parametrize(("burst", "debt", "refund", "first"), [(2, 0, 1, 2), (1, 2, 2, 1)])
 def test_a_refund_wakes_who_starts_earlier(
-    redis_client: redis.Redis, burst: int, debt: int, refund: int, woken: int
+    redis_client: redis.Redis, woken: Any, burst: int, debt: int, refund: int, first: int
 ) -> None:
     """A seven-millionth of a token is missing. If the first has room nevertheless, it looks in a
     microsecond as it is, and the turn of the second is earlier by a token. If it has none, it is
     woken, and the second when the first has begun."""
     world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
-    turns = redis_client.pubsub(ignore_subscribe_messages=True)
-    turns.subscribe(CHANNEL)
-    turns.get_message(timeout=1)
     limit = Limit(3, 7 * SECOND, "token-bucket", burst=burst, wait=60 * SECOND)
     taken = queued(world, limit, burst)
     world.settle(taken, debt)
@@ -485,61 +424,55 @@ def test_a_refund_wakes_who_starts_earlier(
     world.wait(us=2_333_333)
     assert world.settle(taken, -refund) == 1
     redis_client.publish(CHANNEL, 0)
-    messages = [turns.get_message(timeout=30) for _ in range(2)]
-    assert [int(each["data"]) for each in messages if each] == [woken, 0]
+    messages = [woken.get_message(timeout=30) for _ in range(2)]
+    assert [int(each["data"]) for each in messages if each] == [first, 0]
 
 
 def test_a_limit_becomes_fair_while_its_slots_are_taken(world: World) -> None:
     """Calls from before keep their slots, and those of them that are in line come first."""
-    slots = Shared(world, fair=False)
-    plain = slots.charge.limit
+    slots = Slots(world, fair=False)
     world.wait(us=2**31)
     for _ in range(4):
         slots.come("earlier")
     earlier = slots.line[0]
-    slots.charge = slots.charge._replace(limit=replace(plain, fair=True))
+    slots.whole = replace(slots.whole, fair=True)
     for number in range(20):
         slots.come(f"member {number}")
     waiting = [call for call in slots.line if call is not earlier]
-    assert not any(slots.begins(call) for call in waiting)
-    slots.over(slots.running[0])
-    assert not any(slots.begins(call) for call in waiting)
-    slots.charge = slots.charge._replace(limit=plain)
-    assert slots.begins(earlier)
-    slots.charge = slots.charge._replace(limit=replace(plain, fair=True))
-    slots.over(slots.running[0])
-    assert [slots.begins(call) for call in waiting].count(True) == 1
+    assert not any(slots.look(call) for call in waiting)
+    slots.end(slots.running[0])
+    assert not any(slots.look(call) for call in waiting)
+    assert slots.look(earlier)
+    slots.end(slots.running[0])
+    assert [slots.look(call) for call in waiting].count(True) == 1
 
 
 def test_members_of_a_limit_that_changes(world: World) -> None:
     """A limit that becomes fair, or is so no longer, counts the calls that are there, and lets no
     more run."""
-    slots = Shared(world)
-    plain = slots.charge.limit
+    slots = Slots(world)
     for fair in (False, True, False, True):
-        slots.charge = slots.charge._replace(limit=replace(plain, fair=fair))
+        slots.whole = replace(slots.whole, fair=fair)
         slots.come("a")
         slots.come("b")
     assert len(slots.running) == 3
     for _ in range(8):
-        slots.over(slots.running[0])
+        slots.end(slots.running[0])
         for call in tuple(slots.line):
-            slots.begins(call)
+            slots.look(call)
         assert len(slots.running) <= 3
         if not slots.running:
             break
-    assert world.call(SLOTS, 0, "slots").remaining == 2 - len(slots.line)
+    assert world.call(SLOTS, 0, "b:{slots}").remaining == 2 - len(slots.line)
 
 
 def test_the_ring_outlives_the_calls(world: World) -> None:
     """With one slot no call is left when one ends: the turns of those who wait go on."""
-    slots, order = Shared(world, slots=1), list[str]()
+    slots, order = Slots(world, slots=1), list[str]()
     for member in ("loop", "loop", "loop", "alice", "alice"):
         slots.come(member)
     while slots.running:
         (over,) = slots.running
         slots.over(over)
-        order.append(over[1])
-        for call in tuple(slots.line):
-            slots.begins(call)
+        order.append(over.member)
     assert order == ["loop", "alice", "loop", "alice", "loop"]
