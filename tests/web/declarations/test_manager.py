@@ -1,5 +1,6 @@
 """Flask-Limiter's rules for defaults, blueprints and exemptions."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ def alive() -> str:
     return "alive"
 
 
-def nested(url: str) -> tuple[Blueprint, Blueprint]:
+def nested(url: str = "/a") -> tuple[Blueprint, Blueprint]:
     """An outer blueprint and the inner one, each with a view at its own root."""
     outer, inner = Blueprint("outer", "outer", url_prefix=url), Blueprint("inner", "inner")
     outer.get("/")(lambda: "outer")
@@ -22,13 +23,18 @@ def nested(url: str) -> tuple[Blueprint, Blueprint]:
     return outer, inner
 
 
+def register(*around: Any) -> None:
+    """Register each in the one before it, the application first."""
+    for outer, inner in reversed([*pairwise(around)]):
+        outer.register_blueprint(inner)
+
+
 def test_an_inner_blueprint_inherits_the_outer_limit(make: Maker) -> None:
     """In a bucket for each view."""
     app, limiter = make()
-    outer, inner = nested("/a")
+    outer, inner = nested()
     limiter.limit("1/minute")(outer)
-    outer.register_blueprint(inner)
-    app.register_blueprint(outer)
+    register(app, outer, inner)
     assert statuses(app, "/a/", 2) == [200, 429]
     assert statuses(app, "/a/inner", 2) == [200, 429]
 
@@ -37,11 +43,10 @@ def test_an_inner_blueprint_overrides_or_adds(make: Maker) -> None:
     """Its limit replaces the outer one's, or joins it with `override_defaults=False`."""
     for overrides, admitted in ((True, 3), (False, 1)):
         app, limiter = make()
-        outer, inner = nested("/a")
+        outer, inner = nested()
         limiter.limit("1/minute")(outer)
         limiter.limit("3/minute", override_defaults=overrides)(inner)
-        outer.register_blueprint(inner)
-        app.register_blueprint(outer)
+        register(app, outer, inner)
         assert statuses(app, "/a/inner", 4).count(200) == admitted
 
 
@@ -51,22 +56,19 @@ def test_an_inner_blueprint_of_the_same_name_is_charged_once(make: Maker) -> Non
     outer, inner = Blueprint("chat", "outer", url_prefix="/a"), Blueprint("chat", "inner")
     inner.get("/inner")(root)
     limiter.limit("2/minute", override_defaults=False)(outer)
-    outer.register_blueprint(inner)
-    app.register_blueprint(outer)
+    register(app, outer, inner)
     assert statuses(app, "/a/inner", 3) == [200, 200, 429]
 
 
 def test_an_overriding_blueprint_does_not_hide_the_outer_limit_from_inner_ones(make: Maker) -> None:
     """Flask-Limiter's rule for decorators: the innermost still has the outermost one's limit."""
     app, limiter = make()
-    outer, inner = nested("/a")
+    outer, inner = nested()
     innermost = Blueprint("innermost", "innermost")
     innermost.get("/innermost")(root)
     limiter.limit("1/minute")(outer)
     limiter.limit("3/minute")(inner)
-    inner.register_blueprint(innermost)
-    outer.register_blueprint(inner)
-    app.register_blueprint(outer)
+    register(app, outer, inner, innermost)
     assert statuses(app, "/a/inner", 2) == [200, 200]
     assert statuses(app, "/a/innermost", 2) == [200, 429]
 
@@ -119,11 +121,10 @@ def test_an_exempt_blueprint_has_no_limits(make: Maker) -> None:
 def test_an_inner_blueprint_can_be_exempt_from_its_ancestors_limits(make: Maker) -> None:
     """`ExemptionScope.ANCESTORS` leaves the outer one's limit out."""
     app, limiter = make()
-    outer, inner = nested("/a")
+    outer, inner = nested()
     limiter.limit("1/minute")(outer)
     limiter.exempt(inner, flags=ExemptionScope.ANCESTORS)
-    outer.register_blueprint(inner)
-    app.register_blueprint(outer)
+    register(app, outer, inner)
     assert statuses(app, "/a/", 2) == [200, 429]
     assert statuses(app, "/a/inner", 4) == [200] * 4
 
@@ -131,10 +132,9 @@ def test_an_inner_blueprint_can_be_exempt_from_its_ancestors_limits(make: Maker)
 def test_an_exemption_can_include_inner_blueprints(make: Maker) -> None:
     """With `ExemptionScope.DESCENDENTS`."""
     app, limiter = make(default_limits=["1/minute"])
-    outer, inner = nested("/a")
+    outer, inner = nested()
     limiter.exempt(outer, flags=ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS)
-    outer.register_blueprint(inner)
-    app.register_blueprint(outer)
+    register(app, outer, inner)
     assert statuses(app, "/a/inner", 3) == [200] * 3
 
 
@@ -154,7 +154,7 @@ def test_a_blueprint_has_its_limits_under_every_name(make: Maker) -> None:
 def test_a_blueprint_is_exempt_under_every_name(make: Maker) -> None:
     """And so are the inner ones, with `ExemptionScope.DESCENDENTS`."""
     app, limiter = make(default_limits=["1/minute"])
-    outer, inner = nested("/a")
+    outer, inner = nested()
     limiter.exempt(outer, flags=ExemptionScope.DEFAULT | ExemptionScope.DESCENDENTS)
     outer.register_blueprint(inner, name="renamed")
     app.register_blueprint(outer, name="other")

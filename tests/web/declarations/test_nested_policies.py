@@ -142,6 +142,53 @@ def test_a_plan_is_kept_where_its_blueprint_is_replaced(tmp_path: Path) -> None:
     }
 
 
+def test_an_overriding_blueprint_hides_the_outer_one_from_inner_ones(tmp_path: Path) -> None:
+    """Plan and group are charged once; the limit of the outermost of three is left out."""
+    text = """
+        [groups.calls]
+        members = ["a", "a.v1"]
+        plans = true
+        limits = [{ name = "group", limit = "9/minute" }]
+        [blueprints.a]
+        limits = [{ name = "outer", limit = "9/hour" }]
+        [blueprints."a.v1"]
+        limits = [{ name = "middle", limit = "8/hour", override_defaults = true }]
+        [blueprints."a.v1.chat"]
+        limits = [{ name = "inner", limit = "7/hour" }]
+    """
+    assert applied(tmp_path, text + PLAN, "a.one", "a.v1.chat.one") == {
+        "a.one": ["group", "outer", "plan"],
+        "a.v1.chat.one": ["group", "inner", "middle", "plan"],
+    }
+
+
+def test_a_plan_does_not_override_the_defaults(tmp_path: Path) -> None:
+    """The view's other limits do, whether they are its own, a group's or a blueprint's."""
+    text = """
+        [[default]]
+        name = "default"
+        limit = "9/second"
+        [groups.calls]
+        members = ["chat.three"]
+        limits = [{ name = "group", limit = "9/minute" }]
+        [blueprints.chat]
+        plans = true
+        [blueprints.chat.routes.two]
+        limits = [{ name = "two", limit = "9/minute" }]
+        [blueprints.v1]
+        plans = true
+        [blueprints."v1.chat"]
+        limits = [{ name = "inner", limit = "9/minute" }]
+    """
+    endpoints = ("chat.one", "chat.two", "chat.three", "v1.chat.one")
+    assert applied(tmp_path, text + PLAN, *endpoints) == {
+        "chat.one": ["default", "plan"],
+        "chat.two": ["plan", "two"],
+        "chat.three": ["group", "plan"],
+        "v1.chat.one": ["inner", "plan"],
+    }
+
+
 INNER = '[[blueprints."outer.inner".limits]]\nname = "inner"\nlimit = "9/day"\n'
 GROUP = f'{INNER}[groups.calls]\nmembers = ["outer.inner"]'
 
@@ -188,8 +235,11 @@ def test_what_lies_inside_asks_again_where_its_blueprint_has_replaced_the_plan(
 
 
 def test_a_group_drops_nothing_around_its_members(tmp_path: Path) -> None:
-    """Neither what a member's blueprint has, from any table, nor what is inside a member."""
+    """Neither what a member's blueprint has, from any table, nor what is inside a member, nor what
+    other groups have. It overrides the defaults."""
     text = """
+        [[default]]
+        limit = "9/second"
         [groups.calls]
         members = ["chat", "api.ask"]
         limits = [{limit = "30/minute", name = "user"}]
@@ -236,10 +286,11 @@ def test_a_member_inside_a_member_is_charged_once(tmp_path: Path) -> None:
 
 def test_a_group_with_plans(tmp_path: Path) -> None:
     """Once for each member, even if the member, its blueprint or another group has plans too."""
-    with_plans = 'members = ["chat", "chat.post", "api.ask", "pay"]\nplans = true\n'
+    members = ["chat", "chat.post", "api.ask", "pay", "v1.chat", "v1.chat.get", "v2.chat"]
+    with_plans = f"members = {members}\nplans = true\n"
     text = (
         f"[groups.a]\n{with_plans}[groups.b]\n{with_plans}"
         "[blueprints.api]\nplans = true\n[blueprints.pay]\nplans = true\n" + PLAN
     )
-    endpoints = ("chat.post", "chat.get", "api.ask", "pay.get")
+    endpoints = ("chat.post", "chat.get", "api.ask", "pay.get", "v1.chat.get", "v2.chat.get")
     assert applied(tmp_path, text, *endpoints) == {endpoint: ["plan"] for endpoint in endpoints}
