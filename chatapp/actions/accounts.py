@@ -3,6 +3,7 @@ scope ``all`` makes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
@@ -12,7 +13,13 @@ from pydantic import AfterValidator, Field
 from chatapp.accounts import store
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
-from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
+from chatapp.accounts.store import (
+    Owner,
+    RefusedChangeError,
+    UnknownKeyError,
+    UnknownTeamError,
+    UnknownUserError,
+)
 from chatapp.actions.action import (
     Action,
     Call,
@@ -23,7 +30,7 @@ from chatapp.actions.action import (
     Option,
     of_field,
 )
-from chatapp.operators import amounts, arguments, callers, keys, user_file, users
+from chatapp.operators import amounts, arguments, blocks, callers, keys, user_file, users
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
@@ -390,8 +397,24 @@ def revoke_keys(call: Call) -> dict[str, object]:
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Replace a key: create one like it. The old one expires after the overlap."""
     call.operator.check_key(key, shows_secret=True)
-    overlap, team = call.body.overlap, call.operator.team
-    made, old, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
+    accounts, overlap, team = current_services().accounts, call.body.overlap, call.operator.team
+    row = accounts.find(key)
+    if row is not None and row[0].name == keys.SIGN_IN:  # a refresh would let the old one go on
+        sentence = f"{row[1].name} got key {key} by signing in; revoke it instead."
+        raise RefusedChangeError("unusable_key", sentence)
+    if row is not None and team is None and not row[0].is_for(row[1]):
+        raise OperatorError(
+            "other_team",
+            f"Key {key} is bound to the team {row[0].bound_team}, and {row[1].name} is not in it; "
+            "create another key.",
+        )
+    made, old = accounts.rotate(key, overlap=overlap, bound_team=team)
+    until = None if old.expires_at is None else old.expires_at.timestamp()
+    why = call.why_or(f"of {old.user}, replaced by {made.public_id}")
+    callers.note("rotate-key", key, until=until, **why)
+    end = f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    if not overlap:
+        end = f"has expired; {keys.since_when(is_immediate=blocks.stop_key(key))}"
     done = f"Key {made.public_id} of {old.user} replaces {key}, which {end}. It is shown only once."
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
 
@@ -438,8 +461,11 @@ def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
 def list_teams(call: Call) -> list[dict[str, object]]:
     """List the teams with their budgets and members."""
     accounts, overrides = current_services().accounts, OwnersAmounts()
-    mine, of = call.operator.team, users.names_by_team()
-    return [_team(t, overrides, of[t.name]) for t in accounts.teams() if mine in {None, t.name}]
+    mine, members = call.operator.team, defaultdict[str | None, list[str]](list)
+    for name, team, _ in accounts.names():
+        members[team].append(name)
+    teams = [team for team in accounts.teams() if mine in {None, team.name}]
+    return [_team(team, overrides, members[team.name]) for team in teams]
 
 
 @Action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
@@ -469,14 +495,34 @@ def put_team(call: Call, team: str) -> users.Put:
     """Create a team, or change its budgets."""
     name, limits = arguments.name(team, most=arguments.TEAM), call.body.limits
     _check_spaces(team)
-    amounts = None if limits is None else _checked_amounts(call, "team", limits, None)
-    return users.put_team(name, amounts, **call.why)
+    if limits is not None:
+        limits = _checked_amounts(call, "team", limits, None)
+    accounts = current_services().accounts
+    before = accounts.team(name)
+    if before is None:
+        accounts.create_team(name, limits=limits or {})
+        callers.note("create-team", amounts.identity_of("team", name), **call.why)
+        with_what = f"with {amounts.listed(limits)}" if limits else "without budgets"
+        return users.Put(is_new=True, done=[f"Team {name} is created {with_what}."])
+    if limits is None:
+        return users.Put(is_new=False)
+    done = users.put_amounts("team", name, before.limits or {}, limits, **call.why)
+    return users.Put(is_new=False, done=done)
 
 
 @Action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
     """List the plans, each with its users."""
-    return users.plans()
+    services = current_services()
+    everyone, defined = services.accounts.users(), services.plans
+    return [
+        {
+            "plan": plan,
+            "defined": plan in defined,
+            "users": [user.name for user in everyone if user.plan == plan],
+        }
+        for plan in (*defined, *sorted({user.plan for user in everyone} - set(defined)))
+    ]
 
 
 # -- amounts -----------------------------------------------------------------------------------
@@ -502,7 +548,17 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
     name = amounts.named(owner, name)
     call.operator.check_owner(owner, name)
     amounts.plan_of(owner, name)  # raises if there is no such owner
-    return {"done": amounts.clear_amount(owner, name, limit, **call.why)}
+    services, identity = current_services(), amounts.identity_of(owner, name)
+    operators = services.limiter.operators
+    cleared = services.accounts.set_amount(owner, name, limit, None)
+    if cleared:
+        callers.note("clear-amount", identity, limit=limit, **call.why)
+    if operators.is_shared:
+        removed = operators.clear_override(limit, identity, **call.why)
+        cleared = cleared or removed is not None
+    if not cleared:
+        raise OperatorError("no_amount", f"{name} has no amount of {limit!r}.")
+    return {"done": f"{name} has the policy's {limit} again; all workers apply it within 5 s."}
 
 
 def _checked_amounts(

@@ -5,24 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.actions.action import Action, Call, Change, Duration, FieldError, Fields, Listed
 from chatapp.actions.pages import instant_of
+from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import alerts
+from chatapp.alerts.webhook import UnreachableError
 from chatapp.catalogue import providers_file
+from chatapp.ledger.audit import audit
 from chatapp.ledger.billing_report import ADDRESSES, admin_key
-from chatapp.ledger.reports import CREDITED, month_start
-from chatapp.ledger.retention import LEAST_DAYS
+from chatapp.ledger.forecast import TIME
+from chatapp.ledger.reports import CREDITED, MICRO, midnight, month_start
+from chatapp.ledger.retention import LEAST_DAYS, prune
 from chatapp.operators import amounts, arguments, blocks, callers, reports, restoration
 from chatapp.operators.amounts import OWNERS
 from chatapp.operators.credit import credit
 from chatapp.server.valid_files import PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
+from chatapp.web.call_limits import COOL_DOWN, remaining_limits, with_forecast
+from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError, toml_line
+from ratelimit_ext.operators import printable
 
 Day = Annotated[str, AfterValidator(arguments.day)]
 Month = Annotated[str, AfterValidator(arguments.month)]
@@ -127,7 +136,27 @@ def _calls_of(call: Call) -> dict[str, Any]:
 def get_usage(call: Call, user: str) -> dict[str, Any]:
     """Show what a caller has left and has spent."""
     call.operator.check_user(callers.name_of(user))
-    return reports.usage(user)
+    services = current_services()
+    limiter = services.limiter
+    # Another process may not see what the workers count.
+    is_readable = not limiter.enabled or limiter.operators.is_shared
+    identity = callers.known_identity(user)
+    assert identity is not None
+    with callers.request_of(identity, callers.ChatCallers().plan(identity)):
+        limits, team = None, limiter.identities["team"]()
+        identities = {identity, team}
+        if is_readable:
+            # Addresses and keys have limits of their own.
+            left = [limit for limit in remaining_limits(limiter) if limit.identity in identities]
+            limits = [with_forecast(limit, services.reports).as_json() for limit in left]
+        plan = limiter.current.plan
+    return {
+        "user": callers.name_of(identity),
+        "plan": plan,
+        "team": team.removeprefix(TEAM) if team != identity else None,
+        "limits": limits,
+        "spent": services.reports.spent_usd(identity),
+    }
 
 
 @Action(
@@ -162,12 +191,27 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     """Forecast when budgets will be used up, and how likely that is, for those who have spent most
     this week."""
-    query, operator = call.query, call.operator
-    rows = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
-    if query.by == "user" and operator.team is not None:  # former members have called for it, too
-        members = {callers.identity_of(user.name) for user in operator.visible_users()}
-        rows = [row for row in rows if row["subject"] in members]
-    return rows
+    by, top, team = call.query.by, call.query.top, call.operator.team
+    week_ago = midnight() - timedelta(days=7)
+    rows = current_services().reports.spending(by=by, since=week_ago, top=top, team=team)
+    names = [row.subject or "" for row in rows]
+    if by == "user":  # a team or a key may have had a credit
+        names = [name for name in names if name.startswith((USER, ADDRESS))]
+        if team is not None:  # former members have called for it, too
+            members = {callers.identity_of(user.name) for user in call.operator.visible_users()}
+            names = [name for name in names if name in members]
+    return [
+        {
+            "subject": name,
+            "budget": limit.name,
+            "spent": forecast.spent / MICRO,
+            "of": limit.amount / MICRO,
+            **forecast.as_json(),
+            "resets_at": f"{datetime.fromtimestamp(limit.reset_at, UTC):{TIME}}",
+        }
+        for name in names
+        for limit, forecast in reports.forecasts(team_identity(name) if by == "team" else name)
+    ]
 
 
 @Action(
@@ -279,7 +323,22 @@ def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
 @Action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
     """Check for unfinished calls, wrong costs and limits that disagree."""
-    return reports.check(callers.known_identity(call.query.user), call.query.since)
+    services, identity = current_services(), callers.known_identity(call.query.user)
+    result = audit(
+        services.reports.calls(user=identity, since=call.query.since),
+        services.catalogue,
+        now=datetime.now(UTC),
+        lease=services.lease,
+        priced_since=services.catalogue.priced_since,
+    )
+    compared, differ = reports.compare_limits(result)
+    spent = [
+        {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
+        for (name, month), micro_usd in sorted(result.spent_micro_usd.items())
+    ]
+    counts = {"calls": result.calls, "running": len(result.running), "unpriced": result.unpriced}
+    found = {"limits": compared, "problems": result.problems, "differ": differ}
+    return {**counts, "spent": spent, **found}
 
 
 @Action("GET /ledger/reconcile", "read", query=Reconciled, command="ledger reconcile")
@@ -312,7 +371,9 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     days = call.body.keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise FieldError("keep_days", 'Send "keep_days", or set CHATAPP_LEDGER_KEEP_DAYS.')
-    deleted = reports.prune_ledger(days, **call.why)
+    before = datetime.now(UTC) - timedelta(days=days)
+    deleted = prune(current_services().database, before=before)
+    callers.note("prune-ledger", EVERYONE, amount=f"{days} days", **call.why)
     done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
     return {"deleted": deleted, "days": days, "done": done}
 
@@ -355,7 +416,24 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
 @Action("POST /alerts/test", "all", body=Change, command="alerts test")
 def send_test_alert(_call: Call) -> dict[str, Any]:
     """Send a test alert to the webhook."""
-    return reports.test_webhook()
+    current = current_services().alerts
+    if current is None or current.webhook is None:
+        raise OperatorError(
+            "no_webhook",
+            "Set CHATAPP_ALERT_WEBHOOK_URL and CHATAPP_ALERT_WEBHOOK_SECRET, and do not switch "
+            "all alerts off.",
+        )
+    host, now = current.webhook.host, datetime.now(UTC)
+    alert = Alert(type="alert.test", identity=EVERYONE, spent=0, amount=0, since=now)
+    try:
+        answer = current.webhook.post(alert)
+    except UnreachableError as error:
+        raise OperatorError("webhook_failed", f"{host} did not answer: {error}") from error
+    if not answer.has_arrived:
+        answered = printable(answer.text) or "(no text)"
+        raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {answered}")
+    done = f"{host} accepted it with {answer.status}."
+    return {"host": host, "status": answer.status, "id": alert.id, "done": done}
 
 
 @Action("GET /providers", "read", order="name", command="providers list")
@@ -385,10 +463,25 @@ def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
 def pause_provider(call: Call, name: str) -> dict[str, Any]:
     """Send no calls to an upstream for some time, for example in an incident: fallbacks serve its
     models."""
-    return blocks.pause(name, length=call.body.length, **call.why)
+    operators, length = callers.shared_operators(), call.body.length
+    pause = partial(operators.block, COOL_DOWN, for_s=length.total_seconds(), reason="overloaded")
+    changed = [pause(identity) for identity in blocks.identities_of(name)]
+    until = datetime.now(UTC) + length
+    if not any(changed):
+        done = f"{name} already pauses for at least that time."
+        return {"done": done, "changed": False, "until": None}
+    callers.note("pause", name, limit=COOL_DOWN, until=until.timestamp(), **call.why)
+    done = f"{name} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
+    return {"done": done, "changed": True, "until": until}
 
 
 @Action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
 def resume_provider(call: Call, name: str) -> dict[str, Any]:
     """End the pauses of an upstream: those by operators, and those that it asked for."""
-    return blocks.resume(name, **call.why)
+    operators = callers.shared_operators()
+    names = blocks.identities_of(name)
+    lifted = [blocks.unblocked(operators, COOL_DOWN, identity) for identity in names]
+    if any(lifted):
+        callers.note("resume", name, limit=COOL_DOWN, **call.why)
+    done = f"{name} {'no longer pauses' if any(lifted) else 'did not pause'}."
+    return {"done": done, "changed": any(lifted)}

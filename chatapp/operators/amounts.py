@@ -127,21 +127,6 @@ def override(
     )
 
 
-def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -> str:
-    """Remove the owner's amount and its override; returns the change in a sentence."""
-    identity = identity_of(owner, name)
-    operators = current_services().limiter.operators
-    cleared = current_services().accounts.set_amount(owner, name, limit, None)
-    if cleared:
-        callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
-    if operators.is_shared:
-        removed = operators.clear_override(limit, identity, reason=reason, by=by)
-        cleared = cleared or removed is not None
-    if not cleared:
-        raise OperatorError("no_amount", f"{name} has no amount of {limit!r}.")
-    return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
-
-
 def of_team(team: str | None) -> str:
     """Return how a team's administrator is marked in the log of changes."""
     return "" if team is None else f" of the team {team}"

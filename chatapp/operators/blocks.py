@@ -97,8 +97,8 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Answer:
     if kind == "model" and (upstream := services.catalogue.upstreams.get(target.identity)):
         model = services.catalogue.model(target.identity, upstream)
         for identity in services.router.quota_identities(model):
-            lifted = _unblocked(operators, COOL_DOWN, identity) or lifted
-    forgotten = kind in ("user", "key") and _unblocked(operators, SURGE, target.identity)
+            lifted = unblocked(operators, COOL_DOWN, identity) or lifted
+    forgotten = kind in ("user", "key") and unblocked(operators, SURGE, target.identity)
     if lifted or forgotten:
         callers.note("unblock", target.identity, limit=target.limit, reason=reason, by=by)
     if kind == "all":
@@ -110,32 +110,7 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Answer:
     return {"done": done, "changed": lifted or forgotten}
 
 
-def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Answer:
-    """Send no call to an upstream for that time, as if it were overloaded: fallbacks serve. Running
-    calls continue. OperatorError for an upstream without a model that has a key."""
-    operators, for_s = callers.shared_operators(), length.total_seconds()
-    names = _identities_of(upstream)
-    changed = [operators.block(COOL_DOWN, n, for_s=for_s, reason="overloaded") for n in names]
-    until = datetime.now(UTC) + length
-    if not any(changed):
-        done = f"{upstream} already pauses for at least that time."
-        return {"done": done, "changed": False, "until": None}
-    callers.note("pause", upstream, limit=COOL_DOWN, until=until.timestamp(), reason=reason, by=by)
-    done = f"{upstream} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
-    return {"done": done, "changed": True, "until": until}
-
-
-def resume(upstream: str, *, reason: str, by: str) -> Answer:
-    """End the pauses of an upstream: an operator's, and those that it has named itself."""
-    operators = callers.shared_operators()
-    lifted = [_unblocked(operators, COOL_DOWN, identity) for identity in _identities_of(upstream)]
-    if any(lifted):
-        callers.note("resume", upstream, limit=COOL_DOWN, reason=reason, by=by)
-    done = f"{upstream} {'no longer pauses' if any(lifted) else 'did not pause'}."
-    return {"done": done, "changed": any(lifted)}
-
-
-def _identities_of(upstream: str) -> Sequence[str]:
+def identities_of(upstream: str) -> Sequence[str]:
     slugs = callers.slugs_by_upstream(upstream)
     if not slugs:
         upstreams = ", ".join(dict.fromkeys(current_services().router.available_models.values()))
@@ -170,7 +145,7 @@ def target_of(kind: Kind, name: str) -> Target:
     return Target("blocked-model", slug, f"The model {slug}", "closed")
 
 
-def _unblocked(operators: Operators, limit: str, identity: str) -> bool:
+def unblocked(operators: Operators, limit: str, identity: str) -> bool:
     with contextlib.suppress(OperatorError):  # there may be no policy
         return operators.unblock(limit, identity)
     return False

@@ -1,17 +1,16 @@
-"""What operators do with keys: change, revoke and replace them; and the states of keys. Each change
-is in the log of operators, and is returned in a sentence."""
+"""What operators do with keys, and the states of keys. Each change is in the log of operators, and
+is returned in a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any, Final
 
 from chatapp.accounts import EVERYONE
-from chatapp.accounts.api_key import PresentedKey, public_id_of
+from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.people import People
-from chatapp.accounts.store import ApiKey, RefusedChangeError, UnknownUserError
+from chatapp.accounts.store import ApiKey, UnknownUserError
 from chatapp.operators import blocks, callers
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.services import current_services
@@ -90,31 +89,6 @@ def usable_keys(user: str) -> list[str]:
     if accounts.user(user) is None:
         raise UnknownUserError(user)
     return [key.public_id for key in accounts.all_keys(user) if key.revoked_at is None]
-
-
-def rotate_key(
-    public_id: str, *, overlap: timedelta, bound_team: str | None = None, reason: str, by: str
-) -> tuple[PresentedKey, ApiKey, str]:
-    """Make a key like that one, which expires after the overlap; the new one, the old one, and
-    until when that is valid, in words. RefusedChangeError or OperatorError if one is not."""
-    accounts = current_services().accounts
-    row = accounts.find(public_id)
-    if row is not None and row[0].name == SIGN_IN:  # a refresh would let the old one go on
-        sentence = f"{row[1].name} got key {public_id} by signing in; revoke it instead."
-        raise RefusedChangeError("unusable_key", sentence)
-    if row is not None and bound_team is None and not row[0].is_for(row[1]):
-        raise OperatorError(
-            "other_team",
-            f"Key {public_id} is bound to the team {row[0].bound_team}, and {row[1].name} is "
-            "not in it; create another key.",
-        )
-    made, old = accounts.rotate(public_id, overlap=overlap, bound_team=bound_team)
-    end = None if old.expires_at is None else old.expires_at.timestamp()
-    replaced = reason or f"of {old.user}, replaced by {made.public_id}"
-    callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
-    if overlap:
-        return made, old, f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-    return made, old, f"has expired; {since_when(is_immediate=blocks.stop_key(public_id))}"
 
 
 def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:

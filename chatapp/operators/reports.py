@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from chatapp.accounts import ADDRESS, EVERYONE, FORMER, TEAM, USER
+from chatapp.accounts import ADDRESS, EVERYONE, FORMER, TEAM
 from chatapp.alerts.alert import Alert
-from chatapp.alerts.webhook import UnreachableError
 from chatapp.catalogue import providers_file
 from chatapp.ledger import billing_report
-from chatapp.ledger.audit import Findings, audit
-from chatapp.ledger.forecast import TIME, Forecast
+from chatapp.ledger.audit import Findings
+from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reconciliation import compare, problems
-from chatapp.ledger.reports import MICRO, midnight
-from chatapp.ledger.retention import prune
+from chatapp.ledger.reports import MICRO
 from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
 from chatapp.server.valid_files import PROVIDERS, configured_file
@@ -23,38 +21,11 @@ from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
 from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError, toml_line
-from ratelimit_ext.operators import printable
 
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
 #: How much is left where no provider has reported a quota.
 UNREPORTED: Final = 10**12
-
-
-def usage(user: str) -> dict[str, object]:
-    """Return what a caller has left and has spent, as GET /usage does; ``limits`` is None if this
-    process cannot read them."""
-    services = current_services()
-    limiter = services.limiter
-    is_readable = not limiter.enabled or limiter.operators.is_shared
-    identity = callers.known_identity(user)
-    assert identity is not None
-    plan = callers.ChatCallers().plan(identity)
-    with callers.request_of(identity, plan):
-        limits, team = None, limiter.identities["team"]()
-        identities = {identity, team}
-        if is_readable:
-            # Addresses and keys have limits of their own.
-            left = [limit for limit in remaining_limits(limiter) if limit.identity in identities]
-            limits = [with_forecast(limit, services.reports).as_json() for limit in left]
-        plan = limiter.current.plan
-    return {
-        "user": callers.name_of(identity),
-        "plan": plan,
-        "team": team.removeprefix(TEAM) if team != identity else None,
-        "limits": limits,
-        "spent": services.reports.spent_usd(identity),
-    }
 
 
 def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
@@ -67,48 +38,6 @@ def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
         left = remaining_limits(services.limiter)
     limits = [with_forecast(e, services.reports) for e in left if e.identity == identity]
     return [(limit, limit.forecast) for limit in limits if limit.forecast is not None]
-
-
-def forecasts_by(
-    by: str, *, top: int | None = None, team: str | None = None
-) -> Iterator[dict[str, object]]:
-    """Yield the forecasts of the users or teams that have spent most this week, in a team's calls
-    alone if one is named: of each budget what was spent, and when it will be used up."""
-    week = midnight() - timedelta(days=7)
-    for row in current_services().reports.spending(by=by, since=week, top=top, team=team):
-        name = row.subject or ""
-        if by == "user" and not name.startswith((USER, ADDRESS)):  # a credit of a team or a key
-            continue
-        for limit, forecast in forecasts(team_identity(name) if by == "team" else name):
-            yield {
-                "subject": name,
-                "budget": limit.name,
-                "spent": forecast.spent / MICRO,
-                "of": limit.amount / MICRO,
-                **forecast.as_json(),
-                "resets_at": f"{datetime.fromtimestamp(limit.reset_at, UTC):{TIME}}",
-            }
-
-
-def check(identity: str | None, since: datetime | None) -> dict[str, Any]:
-    """Return unfinished calls, wrong costs and limits that disagree; which limits were compared,
-    and whether any disagrees."""
-    services = current_services()
-    result = audit(
-        services.reports.calls(user=identity, since=since),
-        services.catalogue,
-        now=datetime.now(UTC),
-        lease=services.lease,
-        priced_since=services.catalogue.priced_since,
-    )
-    compared, differ = _compare_limits(result)
-    spent = [
-        {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
-        for (name, month), micro_usd in sorted(result.spent_micro_usd.items())
-    ]
-    counts = {"calls": result.calls, "running": len(result.running), "unpriced": result.unpriced}
-    found = {"limits": compared, "problems": result.problems, "differ": differ}
-    return {**counts, "spent": spent, **found}
 
 
 def reconcile(
@@ -136,14 +65,6 @@ def reconcile(
     return rows, found
 
 
-def prune_ledger(days: int, *, reason: str, by: str) -> int:
-    """Delete the calls that are older than so many days; returns their number."""
-    database = current_services().database
-    deleted = prune(database, before=datetime.now(UTC) - timedelta(days=days))
-    callers.note("prune-ledger", EVERYONE, amount=f"{days} days", reason=reason, by=by)
-    return deleted
-
-
 def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     """Return a call of the simulation, with the limits of chatapp/policy.toml that are exempt."""
     has_key, team = row["key_id"] is not None, row["team"]
@@ -168,7 +89,7 @@ def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     }
 
 
-def _compare_limits(result: Findings) -> tuple[str, bool]:
+def compare_limits(result: Findings) -> tuple[str, bool]:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared, and whether any differs. Users and teams with running calls, which
     are held as estimates, or a credit, which a short window may have had less of, are left out."""
@@ -244,28 +165,6 @@ def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:
 
 def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def test_webhook() -> dict[str, Any]:
-    """Send a test to the alerts' webhook; returns who accepted it. May raise OperatorError."""
-    current = current_services().alerts
-    if current is None or current.webhook is None:
-        raise OperatorError(
-            "no_webhook",
-            "Set CHATAPP_ALERT_WEBHOOK_URL and CHATAPP_ALERT_WEBHOOK_SECRET, and do not switch "
-            "all alerts off.",
-        )
-    host, now = current.webhook.host, datetime.now(UTC)
-    alert = Alert(type="alert.test", identity=EVERYONE, spent=0, amount=0, since=now)
-    try:
-        answer = current.webhook.post(alert)
-    except UnreachableError as error:
-        raise OperatorError("webhook_failed", f"{host} did not answer: {error}") from error
-    if not answer.has_arrived:
-        answered = printable(answer.text) or "(no text)"
-        raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {answered}")
-    done = f"{host} accepted it with {answer.status}."
-    return {"host": host, "status": answer.status, "id": alert.id, "done": done}
 
 
 def upstreams() -> list[dict[str, Any]]:

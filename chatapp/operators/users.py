@@ -4,7 +4,6 @@ that return a text return the change in a sentence."""
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -34,14 +33,6 @@ def as_json(user: User, amounts: OwnersAmounts) -> dict[str, object]:
         "limits": amounts.of("user", user.name, user.limits),
         "state": state_of(user),
     }
-
-
-def names_by_team() -> defaultdict[str | None, list[str]]:
-    """Return the names of all users by their team."""
-    names = defaultdict[str | None, list[str]](list)
-    for name, team, _ in current_services().accounts.names():
-        names[team].append(name)
-    return names
 
 
 class Put(NamedTuple):
@@ -87,20 +78,6 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
     if active is not None:
         done.append((activate if active else deactivate)(name, reason=reason, by=by))
     return Put(before is None, done)
-
-
-def put_team(name: str, limits: Mapping[str, str] | None, *, reason: str, by: str) -> Put:
-    """Create or update a team, with these amounts if they are given."""
-    before = current_services().accounts.team(name)
-    if before is None:
-        current_services().accounts.create_team(name, limits=limits or {})
-        callers.note("create-team", identity_of("team", name), reason=reason, by=by)
-        with_what = f"with {listed(limits)}" if limits else "without budgets"
-        return Put(is_new=True, done=[f"Team {name} is created {with_what}."])
-    done = []
-    if limits is not None:
-        done = put_amounts("team", name, before.limits or {}, limits, reason=reason, by=by)
-    return Put(is_new=False, done=done)
 
 
 def put_amounts(
@@ -212,17 +189,3 @@ def _stop(public_ids: Sequence[str]) -> str:
     # Workers know the people of a trusted key for as long as keys.
     is_named = any(key.people for key in current_services().accounts.all_keys())
     return keys.since_when(is_immediate=all(are_stopped) and not is_named, what="their keys")
-
-
-def plans() -> list[dict[str, Any]]:
-    """Return the plans of the policy and of users, each with its users."""
-    services = current_services()
-    users, defined = services.accounts.users(), services.plans
-    return [
-        {
-            "plan": plan,
-            "defined": plan in defined,
-            "users": [user.name for user in users if user.plan == plan],
-        }
-        for plan in (*defined, *sorted({user.plan for user in users} - set(defined)))
-    ]

@@ -37,7 +37,10 @@ from chatapp.accounts.openid import (
     answer_of,
 )
 from chatapp.accounts.store import Accounts, RefusedChangeError
-from chatapp.operators import keys, users
+from chatapp.actions.accounts import Rotation, rotate_key
+from chatapp.actions.action import Call
+from chatapp.operators import users
+from chatapp.operators.rights import Operator
 from chatapp.services import services_of
 from chatapp.validation import SAFE_URL
 from ratelimit_ext import StorageUnavailable
@@ -397,8 +400,9 @@ def test_another_key_cannot_be_refreshed(client: FlaskClient, accounts: Accounts
 def test_a_key_of_a_sign_in_is_not_rotated(app: Flask, client: FlaskClient) -> None:
     """Someone who has the old key could still refresh it."""
     key = signed_in(client)["access_token"]
+    call = Call(Operator("test"), None, Rotation(overlap="0s", reason="leaked"))
     with app.app_context(), pytest.raises(RefusedChangeError, match="revoke it instead"):
-        keys.rotate_key(public_id_of(key), overlap=timedelta(0), reason="leaked", by="test")
+        rotate_key(call, public_id_of(key))
     assert called(client, key).status_code == 200
 
 
