@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
+from ratelimit_ext.policy.functions import NO_KEYWORDS, Checks
 from ratelimit_ext.strategies import ALIASES
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def load_policy(
     blueprints: Mapping[str, Any] | None,
     policy: Any = None,
     default_strategy: str | None = None,
-    plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
-    limit_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+    plan_keywords: Checks = NO_KEYWORDS,
+    limit_keywords: Checks = NO_KEYWORDS,
     check: Callable[[Policy, Mistakes], None] = _no_check,
 ) -> Policy:
     """Return the policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
@@ -51,15 +51,16 @@ def load_policy(
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
     from ratelimit_ext.policy.nesting import Nesting
-    from ratelimit_ext.policy.schema import VERSION, Targets, document_with, read
+    from ratelimit_ext.policy.schema import VERSION, Document, Targets, read
     from ratelimit_ext.policy.toml_file import read_file
 
     mistakes = Mistakes()
-    nesting = Nesting(default_strategy, mistakes)
+    nesting = Nesting(
+        default_strategy, mistakes, plan_keywords=plan_keywords, limit_keywords=limit_keywords
+    )
 
     def add(place: Place) -> None:
-        document = document_with(plan_keywords, limit_keywords)
-        nesting.add_document(read(document, place, mistakes), place)
+        nesting.add_document(read(Document, place, mistakes), place)
 
     if file is not None:
         add(Place(source := read_file(file, mistakes)))

@@ -243,7 +243,7 @@ def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -
     kind, path, value = _SAME.get(error["type"], error["type"]), error["loc"], error["input"]
     key = next((key for key in reversed(path) if isinstance(key, str)), "")
     if kind == "extra_forbidden":
-        return f"unknown key; allowed: {', '.join(keys)}.{_nearest(key, value, keys)}"
+        return unknown_key(key, value, keys)
     if kind == "missing":
         return _MISSING[key].format(plan=dotted(path[:-1]))
     if kind == "value_error":  # a Mistake of our own validators
@@ -257,11 +257,13 @@ def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -
     return said
 
 
-def _nearest(key: str, value: object, keys: Collection[str]) -> str:
-    """Return the key that was meant; for a table of a blueprint, how a nested one is written."""
+def unknown_key(key: str, value: object, keys: Collection[str]) -> str:
+    """Return the sentence, with the key that was meant; for a table of a blueprint, how a nested
+    one is written."""
     nested = isinstance(value, Mapping) and "routes" in keys and "version" not in keys
     remedy = ' Write a nested blueprint with its whole name in quotes: [blueprints."outer.inner"].'
-    return did_you_mean(key, keys) or remedy * nested
+    hint = did_you_mean(key, keys) or remedy * nested
+    return f"unknown key; allowed: {', '.join(keys)}.{hint}"
 
 
 def _brackets(kind: str, value: object) -> str:

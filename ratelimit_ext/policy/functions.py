@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
 from ratelimit_ext.core.errors import did_you_mean, not_allowed, shown
@@ -17,6 +18,9 @@ MOST_IDENTITIES: Final = 3
 IDENTITY: Final = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 #: Whether a limit with this value applies to the current request, or to a call of these identities.
 Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
+#: The application's keywords, each with the function that checks its value.
+Checks: TypeAlias = Mapping[str, Callable[[Any], Any]]
+NO_KEYWORDS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit_string import lease_bound
-from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
+from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted, unknown_key
+from ratelimit_ext.policy.functions import NO_KEYWORDS, Checks
 from ratelimit_ext.policy.policy import Group, Plan, Policy, PolicyLimit, Use, UseKind
 from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
 
@@ -49,12 +50,21 @@ class _Named:
 class Nesting:
     """Collects the limits of both inputs, checks them together, and makes the policy.
 
-    ``default_strategy`` is that of limits that name none; ``None`` if unknown.
+    ``default_strategy`` is that of limits that name none; ``None`` if unknown. ``plan_keywords``
+    and ``limit_keywords`` are the application's.
     """
 
-    def __init__(self, default_strategy: str | None, mistakes: Mistakes) -> None:
+    def __init__(
+        self,
+        default_strategy: str | None,
+        mistakes: Mistakes,
+        *,
+        plan_keywords: Checks = NO_KEYWORDS,
+        limit_keywords: Checks = NO_KEYWORDS,
+    ) -> None:
         self._default_strategy = default_strategy
         self._mistakes = mistakes
+        self._plan_keywords, self._limit_keywords = plan_keywords, limit_keywords
         self._application: list[PolicyLimit] = []
         self._default: list[PolicyLimit] = []
         self._blueprints, self._routes, self._targets = _Named(), _Named(), _Named()
@@ -130,6 +140,7 @@ class Nesting:
         following = {}
         for name, table, at in _entries(tables, place):
             self._check_name(name, at)
+            keywords = self._keywords(table, at, self._plan_keywords)
             if table.next is not None:
                 following[name] = table.next
             other = next((plan.name for plan in self._plans.values() if plan.default), None)
@@ -147,7 +158,7 @@ class Nesting:
                 default=bool(table.default),
                 price=table.price or "",
                 upgrade_url=table.upgrade_url or "",
-                keywords=MappingProxyType(table.keywords),
+                keywords=MappingProxyType(keywords),
                 place=at,
             )
         check_next(following, self._plan_places, self._mistakes)
@@ -161,10 +172,13 @@ class Nesting:
     ) -> list[PolicyLimit]:
         limits = []
         for position, table in enumerate(tables or ()):
-            if table is None or table.limit is None:
+            if table is None:
                 continue
             at = place.at(position)
-            limit = table.policy_limit(at, scope)
+            keywords = self._keywords(table, at, self._limit_keywords)
+            if table.limit is None:
+                continue
+            limit = table.policy_limit(at, scope, keywords)
             if table.shared is False and table.scope and "shared" in table.model_fields_set:
                 self._mistakes.add(
                     at.at("shared"),
@@ -176,6 +190,19 @@ class Nesting:
             if at not in self._mistakes:
                 limits.append(limit)
         return limits
+
+    def _keywords(self, table: schema.Table, place: Place, checks: Checks) -> dict[str, Any]:
+        """Return the values of the application's keywords that are written; note other words."""
+        given, written = dict[str, Any](), table.model_extra or {}
+        for word in [word for word in written if word not in checks]:
+            keys = (*type(table).model_fields, *checks)
+            self._mistakes.add(place.at(word), unknown_key(word, written[word], keys))
+        for word, check in checks.items():
+            try:
+                given |= {word: check(written[word])} if word in written else {}
+            except ValueError as mistake:
+                self._mistakes.add(place.at(word), mistake)
+        return given
 
     # -- checks --------------------------------------------------------------------------------
 

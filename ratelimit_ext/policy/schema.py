@@ -8,7 +8,6 @@ import threading
 import zoneinfo
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from decimal import Decimal
-from functools import lru_cache
 from http import HTTPMethod
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar, get_args, get_type_hints
@@ -176,9 +175,8 @@ def _target(value: object, check: ValidatorFunctionWrapHandler) -> Any:
 Name: TypeAlias = Annotated[str, Field(pattern=f"^{NAME}$")]
 Text: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 Amount: TypeAlias = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
-#: The application's keywords, each with the function that checks its value.
-Checks: TypeAlias = Mapping[str, Callable[[Any], Any]]
-_Pairs: TypeAlias = tuple[tuple[str, Callable[[Any], Any]], ...]
+#: Of tables that may have the application's keywords, which `nesting` checks.
+WITH_KEYWORDS: Final = ConfigDict(extra="allow")
 #: Elements of lists and tables are ``None`` if they have a mistake.
 Element: TypeAlias = Annotated[_V, WrapValidator(_element)]
 Limits: TypeAlias = Annotated[list[Annotated[_T, WrapValidator(_limit)]], Field(min_length=1)]
@@ -264,6 +262,8 @@ _Options: Any = create_model("_Options", __base__=Table, limit=_LIMIT, **_OPTION
 class LimitTable(_Options):  # type: ignore[misc]
     """A limit: its string, the keywords of ``LimitOptions``, and what only views know."""
 
+    model_config = WITH_KEYWORDS
+
     key: Annotated[Any, PlainValidator(_key)] = None
     cost: Annotated[Any, PlainValidator(_cost), WrapValidator(_or_function)] = 1
     methods: Annotated[Any, PlainValidator(_methods)] = None
@@ -277,12 +277,13 @@ class LimitTable(_Options):  # type: ignore[misc]
     deduct_when: Annotated[Any, _function(1)] = None
     on_breach: Annotated[Any, _function(1)] = None
 
-    def policy_limit(self, place: Place, scope: str | None) -> PolicyLimit:
+    def policy_limit(
+        self, place: Place, scope: str | None, keywords: Mapping[str, Any] = functions.NO_KEYWORDS
+    ) -> PolicyLimit:
         """Return the limit, which must have a valid string; ``scope`` is that of a shared bucket
         that names none. Other values with mistakes are left out."""
         given = {word: getattr(self, word) for word in type(self).model_fields}
         text = given.pop("limit")
-        others = tuple([(word, given.pop(word)) for word in [*given] if word not in _LIMIT_WORDS])
         given = {word: value for word, value in given.items() if value is not None}
         options = LimitOptions(**{word: given.pop(word) for word in OPTION_NAMES if word in given})
         is_written = "override_defaults" in self.model_fields_set
@@ -298,12 +299,9 @@ class LimitTable(_Options):  # type: ignore[misc]
             parsed=parse(text),
             options=options,
             replaces=is_written and bool(self.override_defaults),
-            keywords=tuple([(word, value) for word, value in others if value is not None]),
+            keywords=tuple([pair for pair in keywords.items() if pair[1] is not None]),
             **given,
         )
-
-
-_LIMIT_WORDS: Final = frozenset(LimitTable.model_fields)
 
 
 class ApplicationLimitTable(LimitTable):
@@ -362,18 +360,13 @@ class GroupTable(TargetTable):
 
 
 class PlanTable(Table):
+    model_config = WITH_KEYWORDS
     title: Text = _UNSET
     next: Text = _UNSET
     default: bool = False
     price: Text = _UNSET
     upgrade_url: Annotated[str, Field(pattern=r"^https?://\S+$")] = _UNSET
     limits: Limits[PlanLimitTable]
-
-    @property
-    def keywords(self) -> dict[str, Any]:
-        """The values of the application's keywords that are written."""
-        words = self.model_fields_set - PlanTable.model_fields.keys()
-        return {word: getattr(self, word) for word in words}
 
 
 class Document(Table):
@@ -386,58 +379,6 @@ class Document(Table):
     routes: Tables[RouteTable] = {}
     groups: Tables[GroupTable] = {}
     plans: Tables[PlanTable] = {}
-
-    plan_table: ClassVar[type[PlanTable]] = PlanTable
-    limit_table: ClassVar[type[LimitTable]] = LimitTable
-
-
-def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Document]:
-    """Return a policy file whose plans and limits have these keywords, too."""
-    if not (plan_keywords or limit_keywords):
-        return Document
-    checks = tuple(plan_keywords.items()), tuple(limit_keywords.items())
-    try:
-        hash(checks)
-    except TypeError:
-        return _document_with.__wrapped__(*checks)
-    return _document_with(*checks)
-
-
-@lru_cache(maxsize=8)
-def _document_with(plan_checks: _Pairs, limit_checks: _Pairs) -> type[Document]:
-    """Keep it for another application: to make the models takes longer than to read a policy."""
-    words = _fields(limit_checks)
-    lists: Any = Limits
-    tables: Any = Tables
-
-    def limits(table: Any) -> tuple[Any, Any]:
-        return lists[_with(table, words)], []
-
-    route = _with(RouteTable, {"limits": limits(RouteLimitTable)})
-    shared: dict[str, Any] = {"limits": limits(LimitTable)}
-    of_group: Any = Annotated[_with(LimitTable, words), WrapValidator(_limit)]
-    routes: Any = (tables[route], {})
-    of_plan = lists[_with(PlanLimitTable, words)], ...
-    plan = _with(PlanTable, {"limits": of_plan, **_fields(plan_checks)})
-    fields = {
-        "application": limits(ApplicationLimitTable),
-        "default": limits(DefaultLimitTable),
-        "blueprints": (tables[_with(BlueprintTable, {**shared, "routes": routes})], {}),
-        "routes": routes,
-        "groups": (tables[_with(GroupTable, {"limits": (list[of_group], [])})], {}),
-        "plans": (tables[plan], {}),
-    }
-    document: type[Document] = _with(Document, fields)
-    document.plan_table, document.limit_table = plan, _with(LimitTable, words)
-    return document
-
-
-def _fields(checks: _Pairs) -> dict[str, Any]:
-    return {word: (Annotated[Any, PlainValidator(check)], None) for word, check in checks}
-
-
-def _with(table: type[Table], fields: dict[str, Any]) -> Any:
-    return create_model(table.__name__, __base__=table, **fields)
 
 
 class Targets(RootModel[dict[str, Annotated[TargetTable, WrapValidator(_target)]]]):
@@ -454,6 +395,7 @@ _TABLES: Final[Mapping[str, type[Table]]] = {
     "blueprints": BlueprintTable,
     "routes": RouteTable,
     "groups": GroupTable,
+    "plans": PlanTable,
 }
 
 
@@ -487,11 +429,7 @@ def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
 
 
 def _keys(model: type[BaseModel], path: Path) -> Collection[str]:
-    if path and isinstance(path[-1], int):
-        model = getattr(model, "limit_table", LimitTable)
-    elif len(path) > 1 and path[-2] == "plans" and issubclass(model, Document):
-        model = model.plan_table
-    elif path:
+    if path:
         model = TargetTable if len(path) == 1 else _TABLES[str(path[-2])]
     return model.model_fields.keys()
 

@@ -8,7 +8,6 @@ import pytest
 
 from ratelimit_ext.policy import load_policy
 from ratelimit_ext.policy.policy import Policy
-from ratelimit_ext.policy.schema import document_with
 from tests.policy.conftest import error_of
 
 
@@ -67,16 +66,17 @@ def test_a_mistake_in_the_applications_keyword_has_a_line(
     assert sentence in message
 
 
-def test_applications_with_the_same_keywords_share_the_models() -> None:
-    """To make them takes longer than to read a policy."""
-    made = document_with({"colour": colour}, {"area": str})
-    assert document_with({"colour": colour}, {"area": str}) is made
-    assert document_with({"colour": colour}, {"area": int}) is not made
-    assert document_with({}, {"area": str}) is not made
-
-
 def test_the_check_of_a_keyword_needs_no_hash(tmp_path: Path) -> None:
-    """Each has models of its own then."""
+    """It may be any object that can be called."""
     for word in ("red", "blue"):
         found = load_plans(tmp_path, f'colour = "{word}"', OneOf([word])).plans["free"]
         assert found.keywords == {"colour": word}
+
+
+def test_limits_in_app_config_have_the_applications_keywords() -> None:
+    """As those of a file; other words are unknown."""
+    limits = {"chat": [{"limit": "5/day", "area": "red"}]}
+    policy = load_policy(file=None, blueprints=limits, limit_keywords={"area": colour})
+    assert policy.targets["chat"][0].keywords == (("area", "RED"),)
+    message = error_of(lambda: load_policy(file=None, blueprints=limits))
+    assert "['area']: unknown key; allowed: limit, " in message.replace('"', "'")
