@@ -23,7 +23,7 @@ MOST_NEW: Final = 100
 NAME_MAX_CHARACTERS: Final = 256
 #: How LibreChat sends what Latin-1 cannot.
 _BASE64: Final = "b64:"
-_CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`. Those
 #: have no @ and no space, which tells them from an email or a name with that word.
 _NO_NAME: Final = re.compile(r"(?i)[\[{\"]|(?=[^@ ]*$)([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-]")
@@ -90,7 +90,7 @@ def person_in(text: str) -> str | None:
         problem = f"has {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed"
     elif name.startswith(IDENTITIES):
         problem = f"begins with {name.partition(':')[0]!r} and a colon, which is reserved"
-    elif any(unicodedata.category(character) in _CONTROL for character in name):
+    elif any(unicodedata.category(character) in CONTROL for character in name):
         problem = "has control characters"
     if problem:
         raise InvalidNameError(f"The user's name {problem}. Send an email address or an id.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -11,8 +12,9 @@ from chatapp.accounts import EVERYONE
 from chatapp.actions.accounts import AmountFields
 from chatapp.actions.action import Action, Call, Change, Duration, Fields, Listed, of_field
 from chatapp.operators import amounts, arguments, blocks
-from chatapp.operators.callers import shared_operators
+from chatapp.operators.callers import note, shared_operators
 from chatapp.services import current_services
+from chatapp.web.call_limits import COOL_DOWN, SURGE
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import (
     definitions_of,
@@ -225,11 +227,44 @@ def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
 def _block(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any]:
     with of_field("name"):
         name = arguments.name(name, most=arguments.USER)
-    body, target = call.body, blocks.target_of(kind, name)
+    body, target, operators = call.body, blocks.target_of(kind, name), shared_operators()
     if isinstance(body, CallerBlock) and body.abnormal:
         target = target._replace(reason="abnormal-usage")
-    return blocks.block(target, length=body.length, **call.why)
+    for_s = None if body.length is None else body.length.total_seconds()
+    is_new = not (for_s is None and blocks.is_endless(operators, target)) and operators.block(
+        target.limit, target.identity, for_s=for_s, reason=target.reason
+    )
+    until, text = None, "until it is unblocked"
+    if body.length is not None:
+        until = datetime.now(UTC) + body.length
+        text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
+    done = f"{target.label} is already blocked for at least that time."
+    if is_new:
+        done = f"{target.label} is blocked {text}, in all workers."
+        end_s = None if until is None else until.timestamp()
+        note("block", target.identity, limit=target.limit, until=end_s, **call.why)
+    return {"done": done, "changed": is_new, "until": until}
 
 
 def _unblock(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any]:
-    return blocks.unblock(kind, blocks.target_of(kind, name), **call.why)
+    """Remove a block, the pause of a provider, or a surge: then the usual amount of the user or key
+    is forgotten."""
+    target, operators = blocks.target_of(kind, name), shared_operators()
+    services = current_services()
+    lifted = operators.unblock(target.limit, target.identity)
+    # Unlisted models are blocked together, but each has a pause of its own.
+    if kind == "model" and (upstream := services.catalogue.upstreams.get(target.identity)):
+        model = services.catalogue.model(target.identity, upstream)
+        for identity in services.router.quota_identities(model):
+            lifted = blocks.unblocked(operators, COOL_DOWN, identity) or lifted
+    is_caller = kind in ("user", "key")
+    forgotten = is_caller and blocks.unblocked(operators, SURGE, target.identity)
+    if lifted or forgotten:
+        note("unblock", target.identity, limit=target.limit, **call.why)
+    if kind == "all":
+        done = "The block of all calls is removed" if lifted else "There was no block of all calls"
+        done += "; blocks of users, keys and models stay."
+    else:
+        done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
+        done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
+    return {"done": done, "changed": lifted or forgotten}

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from chatapp.accounts import IDENTITIES
-from chatapp.accounts.people import HEADERS
+from chatapp.accounts.people import CONTROL, HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
@@ -18,7 +18,6 @@ from chatapp.web.tags import AGENT
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
-CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _WEEKS_AGO: Final = {"this": 0, "last": 1}
 USER: Final = 256
 TEAM: Final = 64
@@ -35,7 +34,7 @@ def name(text: str, *, most: int) -> str:
     name = text.strip()
     if not name or len(name) > most:
         raise OperatorError("invalid_name", f"{text!r} is blank or has more than {most} characters")
-    if not CONTROL_CATEGORIES.isdisjoint(map(unicodedata.category, name)):
+    if not CONTROL.isdisjoint(map(unicodedata.category, name)):
         raise OperatorError("invalid_name", f"{text!r} contains a control character")
     return name
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from chatapp.accounts import EVERYONE
@@ -13,13 +12,10 @@ from chatapp.accounts.authentication import STALE_HOLDS_S
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
-from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import BlockReason, OperatorError, StorageUnavailable
 from ratelimit_ext.operators import Operators
 
-#: What is done, in a sentence, and whether there was another state.
-Answer: TypeAlias = dict[str, object]
 Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
 KEY_SWITCH: Final = "blocked-key"
@@ -37,27 +33,7 @@ class Target(NamedTuple):
     reason: BlockReason
 
 
-def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> Answer:
-    """Block it for that time; None: until it is unblocked. Running calls continue."""
-    operators = callers.shared_operators()
-    for_s = None if length is None else length.total_seconds()
-    is_new = not (for_s is None and _is_endless(operators, target)) and operators.block(
-        target.limit, target.identity, for_s=for_s, reason=target.reason
-    )
-    until, text = None, "until it is unblocked"
-    if length is not None:
-        until = datetime.now(UTC) + length
-        text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
-    done = f"{target.label} is already blocked for at least that time."
-    if is_new:
-        done = f"{target.label} is blocked {text}, in all workers."
-        end_s = None if until is None else until.timestamp()
-        about = {"limit": target.limit, "until": end_s, "reason": reason, "by": by}
-        callers.note("block", target.identity, **about)
-    return {"done": done, "changed": is_new, "until": until}
-
-
-def _is_endless(operators: Operators, target: Target) -> bool:
+def is_endless(operators: Operators, target: Target) -> bool:
     """Return whether it is blocked so until it is unblocked."""
     return any(
         state.row.name == target.limit
@@ -83,31 +59,6 @@ def release_key(public_id: str) -> None:
         for state in operators.states(public_id, kind="api_key"):
             if state.row.name == KEY_SWITCH and 0 < (state.free_us or 0) <= STOP_S * 1_000_000:
                 operators.unblock(KEY_SWITCH, public_id)
-
-
-def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Answer:
-    """Remove a block, the pause of a provider, or a surge.
-
-    After a surge, the usual amount of the user or key is forgotten.
-    """
-    operators = callers.shared_operators()
-    lifted = operators.unblock(target.limit, target.identity)
-    services = current_services()
-    # Unlisted models are blocked together, but each has a pause of its own.
-    if kind == "model" and (upstream := services.catalogue.upstreams.get(target.identity)):
-        model = services.catalogue.model(target.identity, upstream)
-        for identity in services.router.quota_identities(model):
-            lifted = unblocked(operators, COOL_DOWN, identity) or lifted
-    forgotten = kind in ("user", "key") and unblocked(operators, SURGE, target.identity)
-    if lifted or forgotten:
-        callers.note("unblock", target.identity, limit=target.limit, reason=reason, by=by)
-    if kind == "all":
-        done = "The block of all calls is removed" if lifted else "There was no block of all calls"
-        done += "; blocks of users, keys and models stay."
-    else:
-        done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
-        done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
-    return {"done": done, "changed": lifted or forgotten}
 
 
 def identities_of(upstream: str) -> Sequence[str]:
