@@ -154,16 +154,11 @@ class Refused:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-def tool(**fields: object) -> dict[str, object]:
-    return {"tools": [fields]}
-
-
 def item(**fields: object) -> dict[str, object]:
     return {"input": [fields]}
 
 
 NOT_STORED = (404, "item_not_found")
-UNPRICED = (400, "unpriced_field")
 TOO_LARGE = (413, "body_too_large")
 NEW_NAME = (400, "invalid_max_completion_tokens")
 BETAS = "HTTP_ANTHROPIC_BETA"
@@ -219,6 +214,7 @@ REFUSED: dict[str, list[tuple[Any, ...]]] = {
         ("the other provider's model", {"model": "gpt-4o"}, 404, "model_not_found"),
         ("no max_tokens", {"max_tokens": ABSENT}, 400, "invalid_max_tokens"),
         ("max_tokens null", {"max_tokens": None}, 400, "invalid_max_tokens"),
+        ("a thread", {"thread": {"type": "create"}}, 400, "thread_unsupported_request"),
         ("a header in a header", {}, 400, "invalid_header", "", {BETAS: HEADER}),
         ("é in a header", {}, 400, "invalid_header", "", {BETAS: "é"}),
         ("a header of 5 kB", {}, 400, "invalid_header", "", {BETAS: "x" * 5000}),
@@ -242,14 +238,10 @@ REFUSED: dict[str, list[tuple[Any, ...]]] = {
         ("max_output_tokens 0", {"max_output_tokens": 0}, 400, "invalid_max_output_tokens"),
         ("background", {"background": True}, 400, "invalid_background"),
         ("background of a wrong type", {"background": {}}, 400, "invalid_background"),
-        ("a conversation", {"conversation": "conv_1"}, *UNPRICED),
-        ("a prompt", {"prompt": {"id": "pmpt_1"}}, *UNPRICED),
-        ("a tier", {"service_tier": "ultrafast"}, *UNPRICED),
-        ("a tool", tool(type="image_generation"), *UNPRICED),
         (
             "a tool in the conversation",
-            item(type="additional_tools", **tool(type="code_interpreter")),
-            *UNPRICED,
+            item(type="additional_tools", tools=[{"type": "code_interpreter"}]),
+            *(400, "unpriced_field"),
         ),
         (
             "another user's response",
@@ -266,11 +258,61 @@ REFUSED: dict[str, list[tuple[Any, ...]]] = {
         ("too many tokens", {"input": [[1] * 8_000] * 60}, 400, "invalid_json"),
         ("a model of completions", {"model": "gpt-5.4-mini"}, 404, "model_not_found"),
         ("the offline model", {"model": "offline"}, 404, "model_not_found"),
-        ("a tier", {"service_tier": "priority"}, *UNPRICED),
         ("a stream", {"stream": True}, 400, "invalid_stream"),
     ],
 }
+OPUS, LUNA = "claude-opus-5", "gpt-5.6-luna"
+CACHED_LONG = {
+    "role": "user",
+    "content": [{"text": "ping", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}],
+}
+ADVISOR = {"type": "tool_definition", "definition": {"type": "advisor_20260301"}}
+ADDITION = {"type": "tool_addition", "tool": ADVISOR}
+ADDED = {"role": "user", "content": [ADDITION]}
+COMPACTED = {"type": "compaction", "tool_changes": [ADDITION]}
+COMPACTION = {"role": "assistant", "content": [COMPACTED]}
+#: Requests whose last field has no price here.
+WITHOUT_PRICE: dict[str, list[dict[str, object]]] = {
+    ANTHROPIC_PATH: [
+        {"speed": "fast"},
+        {"model": "claude-99", "speed": "fast"},
+        {"model": OPUS, "inference_geo": "mars"},
+        {"model": OPUS, "fallbacks": [{"model": "x"}]},
+        {"model": OPUS, "container": "c1"},
+        {"model": OPUS, "tools": [{"type": "code_execution_20260521"}]},
+        {"model": OPUS, "tools": [{"type": "advisor_20260301"}]},
+        {"model": OPUS, "messages": [ADDED]},
+        {"model": OPUS, "messages": [COMPACTION]},
+        {"model": OPUS, "billing_policy": {"bill_to": "user_profile"}},
+    ],
+    OPENAI_PATH: [
+        {"model": "gpt-5-nano", "service_tier": "priority"},
+        {"model": "gpt-99", "service_tier": "fast"},
+        {"model": LUNA, "service_tier": 3},
+        {"model": LUNA, "prompt_cache_options": {"ttl": "12h"}},
+        {"model": LUNA, "prompt_cache_options": {"ttl": []}},
+        {"model": LUNA, "messages": [CACHED_LONG]},
+        {"model": LUNA, "web_search_options": {}},
+        {"model": LUNA, "tools": [{"type": "google_search"}]},
+        {"model": LUNA, "modalities": ["text", "audio"]},
+        {"model": LUNA, "modalities": ["image"]},
+    ],
+    RESPONSES_PATH: [
+        {"conversation": "conv_1"},
+        {"prompt": {"id": "pmpt_1"}},
+        {"service_tier": "ultrafast"},
+        {"tools": [{"type": "image_generation"}]},
+        {"model": LUNA, "input": [CACHED_LONG]},
+        {"model": LUNA, "reasoning": {"mode": ["pro"]}},
+    ],
+    EMBEDDINGS_PATH: [{"service_tier": "priority"}],
+}
 REFUSALS = [Refused(path, *row) for path, rows in REFUSED.items() for row in rows]
+REFUSALS += [
+    Refused(path, f"no price: {fields}", fields, 400, "unpriced_field")
+    for path, bodies in WITHOUT_PRICE.items()
+    for fields in bodies
+]
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: f"{case.name}, {case.path}")
@@ -282,6 +324,8 @@ def test_a_refused_request_costs_nothing(
     response = asker.ask(case.path, case.fields, query=case.query, **case.environ)
     assert response.status_code == case.status, response.text
     assert code_of(case.path, response) == case.code
+    if case.name.startswith("no price"):
+        assert [*case.fields][-1] in response.text
     assert "Set-Cookie" not in response.headers
     # Only the limit that a prompt exceeds has seen the request.
     assert left(response).keys() <= EDGE | OF_COUNTS or case.code == "request_too_large"

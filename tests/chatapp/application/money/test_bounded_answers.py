@@ -179,62 +179,6 @@ def test_every_entry_of_the_catalogue_is_consistent() -> None:
         assert (entry.max_output or 1) <= entry.context, slug
 
 
-CACHED_LONG = {
-    "role": "user",
-    "content": [{"text": "ping", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}],
-}
-ADVISOR = {"type": "tool_definition", "definition": {"type": "advisor_20260301"}}
-ADDITION = {"type": "tool_addition", "tool": ADVISOR}
-ADDED = {"role": "user", "content": [ADDITION]}
-COMPACTED = {"type": "compaction", "tool_changes": [ADDITION]}
-COMPACTION = {"role": "assistant", "content": [COMPACTED]}
-
-
-@pytest.mark.parametrize(
-    ("path", "fields", "param"),
-    [
-        ("/v1/messages", {"model": "claude-haiku-4-5", "speed": "fast"}, "speed"),
-        ("/v1/messages", {"model": "claude-99", "speed": "fast"}, "speed"),
-        ("/v1/messages", {"model": OPUS, "inference_geo": "mars"}, "inference_geo"),
-        ("/v1/messages", {"model": OPUS, "fallbacks": [{"model": "x"}]}, "fallbacks"),
-        ("/v1/messages", {"model": OPUS, "container": "c1"}, "container"),
-        ("/v1/messages", {"model": OPUS, "thread": {"type": "create"}}, "thread"),
-        ("/v1/messages", {"model": OPUS, "tools": [{"type": "code_execution_20260521"}]}, "tools"),
-        ("/v1/messages", {"model": OPUS, "tools": [{"type": "advisor_20260301"}]}, "tools"),
-        ("/v1/messages", {"model": OPUS, "messages": [ADDED]}, "messages"),
-        ("/v1/messages", {"model": OPUS, "messages": [COMPACTION]}, "messages"),
-        ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "user_profile"}}, None),
-        ("/v1/chat/completions", {"model": "gpt-5-nano", "service_tier": "priority"}, None),
-        ("/v1/chat/completions", {"model": "gpt-99", "service_tier": "fast"}, "service_tier"),
-        ("/v1/chat/completions", {"model": LUNA, "service_tier": 3}, "service_tier"),
-        ("/v1/chat/completions", {"model": LUNA, "prompt_cache_options": {"ttl": "12h"}}, None),
-        ("/v1/chat/completions", {"model": LUNA, "prompt_cache_options": {"ttl": []}}, None),
-        ("/v1/chat/completions", {"model": LUNA, "messages": [CACHED_LONG]}, "messages"),
-        ("/v1/responses", {"model": LUNA, "input": [CACHED_LONG]}, "input"),
-        ("/v1/responses", {"model": LUNA, "reasoning": {"mode": ["pro"]}}, "reasoning"),
-        ("/v1/chat/completions", {"model": LUNA, "web_search_options": {}}, None),
-        ("/v1/chat/completions", {"model": LUNA, "tools": [{"type": "google_search"}]}, "tools"),
-        ("/v1/chat/completions", {"model": LUNA, "modalities": ["text", "audio"]}, "modalities"),
-        ("/v1/chat/completions", {"model": LUNA, "modalities": ["image"]}, "modalities"),
-    ],
-)
-def test_a_field_without_a_price_is_refused(
-    online: FlaskClient,
-    provider: UpstreamServer,
-    path: str,
-    fields: dict[str, object],
-    param: str | None,
-) -> None:
-    """By name, in the provider's format, before anything is charged or sent."""
-    response = ask(online, path, {"max_tokens": 10, **fields})
-    assert response.status_code == 400
-    assert (
-        "no price" in response.text or "not supported" in response.text or "not a" in response.text
-    )
-    assert param is None or param in response.text
-    assert not provider.calls
-
-
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
