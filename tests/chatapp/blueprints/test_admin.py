@@ -37,7 +37,7 @@ from chatapp.operators.callers import shared_operators, slugs_by_upstream
 from chatapp.services import services_of
 from ratelimit_ext.core.charge import Charge
 from tests.chatapp.blueprints.conftest import TOKEN
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.ledger.calls import begun, finished
 
 VIEWS = (
@@ -66,13 +66,30 @@ def accounts(database_url: str) -> Accounts:
 @pytest.fixture
 def admin(app: Flask) -> FlaskClient:
     """A client with a session."""
+    return logged_in(app)
+
+
+def log_in(client: FlaskClient, token: str = TOKEN, **fields: str) -> Any:
+    return client.post("/admin/login", data={"token": token, **fields})
+
+
+def logged_in(app: Flask) -> FlaskClient:
     client = app.test_client()
     assert log_in(client).status_code == 303
     return client
 
 
-def log_in(client: FlaskClient, token: str = TOKEN, **fields: str) -> Any:
-    return client.post("/admin/login", data={"token": token, **fields})
+def admin_with(uri: str, directory: Path, policy: str) -> dict[str, str]:
+    """The settings of an application with this policy, whose operators have a token."""
+    file = policy_file(directory, policy)
+    uses = {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_POLICY_FILE": file}
+    return {**uses, "CHATAPP_ADMIN_TOKEN": TOKEN}
+
+
+def chatted(client: FlaskClient, key: str, times: int = 1) -> list[Any]:
+    """The answers to messages with this key, which are free."""
+    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key}"}
+    return [client.post("/chat", json=body, headers=headers) for _ in range(times)]
 
 
 def send(client: FlaskClient, act: str, /, **fields: Any) -> Any:
@@ -197,8 +214,7 @@ def test_a_session_ends(
 
 def test_a_change_needs_the_token_of_its_form(app: Flask, admin: FlaskClient) -> None:
     """Which another site cannot read; that of another session is not enough."""
-    other = app.test_client()
-    log_in(other)
+    other = logged_in(app)
     found = re.search(r'name="form_token" value="(\w+)"', other.get("/admin/users").text)
     assert found is not None
     for token in ({}, {"form_token": "wrong"}, {"form_token": "ä"}, {"form_token": found[1]}):
@@ -248,8 +264,7 @@ def test_a_login_leads_only_to_this_page(app: Flask) -> None:
         ("/admin/\r\nSet-Cookie: a=b", "/admin"),
     ):
         assert log_in(app.test_client(), next=next_).location == location
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(app)
     assert "Call the" not in client.get("/admin?done=Call+the+number+below").text
 
 
@@ -337,8 +352,7 @@ def test_a_new_key_is_in_no_address_and_for_its_session_alone(
         found = re.search(r'id="new-key">(.*?)<', client.get(f"/admin/user?name={name}").text)
         return found and found[1]
 
-    other = app.test_client()
-    log_in(other)
+    other = logged_in(app)
     accounts.create_key("bob", plan=None, default_plan="starter")
     assert (shown(other), shown(admin, "bob")) == (None, None)
     with monkeypatch.context() as failing:  # a page that failed has not shown it
@@ -400,71 +414,37 @@ def test_a_change_names_the_operator(
 @pytest.mark.parametrize(
     ("path", "fields", "sentence"),
     [
-        ("create_key", {"user": "", "name": "x"}, '"user" is missing'),
-        ("create_key", {"user": "a\x1bb", "name": "x"}, "contains a control character"),
-        (
-            "create_key",
-            {"user": "eve", "name": "x", "expires": "-1"},
-            "is not a time; write",
-        ),
-        (
-            "create_key",
-            {"user": "eve", "name": "x", "plan": "gold"},
-            "Unknown plan 'gold'",
-        ),
-        ("create_key", {"user": "alice", "name": "x", "plan": "pro"}, "has the plan starter"),
-        (
-            "create_key",
-            {"user": "eve", "name": "x", "team": "no"},
-            "There is no team 'no'",
-        ),
-        ("revoke_key", {"key": "0" * 16}, "There is no key 0000000000000000"),
-        ("revoke_keys", {"user": "<eve>"}, "There is no user '<eve>'"),
-        ("put_user", {"user": "<eve>", "plan": "pro"}, "There is no user '<eve>'"),
-        ("put_team", {"verb": "create", "team": "a\x1bb"}, "contains a control character"),
-        (
-            "put_team",
-            {"verb": "create", "team": "research"},
-            "'research' already exists.",
-        ),
-        ("put_user", {"user": "eve", "team": "research"}, "no user 'eve'"),
+        ("create_key", "user=&name=x", '"user" is missing'),
+        ("create_key", "user=a\x1bb&name=x", "contains a control character"),
+        ("create_key", "user=eve&name=x&expires=-1", "is not a time; write"),
+        ("create_key", "user=eve&name=x&plan=gold", "Unknown plan 'gold'"),
+        ("create_key", "user=alice&name=x&plan=pro", "has the plan starter"),
+        ("create_key", "user=eve&name=x&team=no", "There is no team 'no'"),
+        ("revoke_key", "key=0000000000000000", "There is no key 0000000000000000"),
+        ("revoke_keys", "user=<eve>", "There is no user '<eve>'"),
+        ("put_user", "user=<eve>&plan=pro", "There is no user '<eve>'"),
+        ("put_team", "verb=create&team=a\x1bb", "contains a control character"),
+        ("put_team", "verb=create&team=research", "'research' already exists."),
+        ("put_user", "user=eve&team=research", "no user 'eve'"),
+        ("put_amount", "owner=user&name=alice&limit=usd-day&amount=9 usd/hour", "usd-day: "),
+        ("put_amount", "owner=user&name=alice&limit=usd-dya&amount=1", "Did you mean usd-day?"),
         (
             "put_amount",
-            {"owner": "user", "name": "alice", "limit": "usd-day", "amount": "9 usd/hour"},
-            "usd-day: ",
-        ),
-        (
-            "put_amount",
-            {"owner": "user", "name": "alice", "limit": "usd-dya", "amount": "1"},
-            "Did you mean usd-day?",
-        ),
-        (
-            "put_amount",
-            {
-                "owner": "user",
-                "name": "alice",
-                "limit": "usd-day",
-                "amount": "9 usd/day",
-                "until": "someday",
-            },
+            "owner=user&name=alice&limit=usd-day&amount=9 usd/day&until=someday",
             "is not a time",
         ),
-        (
-            "clear_amount",
-            {"owner": "user", "name": "alice", "limit": "usd-day"},
-            "has no amount of",
-        ),
-        ("block", {"kind": "planet", "name": "x"}, "'planet' cannot be"),
-        ("block", {"kind": "user", "name": "eve"}, "There is no user 'eve'"),
-        ("block", {"kind": "user", "name": "alice", "for": "long"}, "is not a length of time"),
-        ("block", {"kind": "all", "name": "x"}, "'all' cannot be"),
+        ("clear_amount", "owner=user&name=alice&limit=usd-day", "has no amount of"),
+        ("block", "kind=planet&name=x", "'planet' cannot be"),
+        ("block", "kind=user&name=eve", "There is no user 'eve'"),
+        ("block", "kind=user&name=alice&for=long", "is not a length of time"),
+        ("block", "kind=all&name=x", "'all' cannot be"),
     ],
 )
 def test_a_wrong_form_changes_nothing(
-    app: Flask, admin: FlaskClient, path: str, fields: dict[str, str], sentence: str
+    app: Flask, admin: FlaskClient, path: str, fields: str, sentence: str
 ) -> None:
     """It gets the sentence of the command, without commands; the text in it is only text."""
-    answer = send(admin, path, **fields)
+    answer = send(admin, path, **dict(each.split("=", 1) for each in fields.split("&")))
     assert answer.status_code == 400
     assert sentence in unescape(answer.text)
     assert not [mark for mark in ("`", " --") if mark in answer.text]
@@ -532,14 +512,10 @@ def test_a_session_of_a_program_is_raised(
     make_app: AppMaker, uri: str, tmp_path: Path, accounts: Accounts
 ) -> None:
     """The page says what it has now, and until when."""
-    policy = tmp_path / "policy.toml"
     limit = 'name = "session-usd"\nlimit = "5 usd per session"\nkey = "session"\n'
-    policy.write_text(f"{POLICY_FILE.read_text()}\n[[groups.calls.limits]]\n{limit}")
-    app = make_app(
-        RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_POLICY_FILE=str(policy)
-    )
-    admin = app.test_client()
-    log_in(admin)
+    text = f"{POLICY_FILE.read_text()}\n[[groups.calls.limits]]\n{limit}"
+    app = make_app(**admin_with(uri, tmp_path, text))
+    admin = logged_in(app)
     assert "Raise a session" in admin.get("/admin/limits").text
     form = {"limit": "session-usd", "identity": "session:alice/1", "amount": "9 usd per session"}
     page = send(admin, "put_override", **form, until="2h", back="/admin/limits").text
@@ -594,10 +570,8 @@ def test_a_limit_starts_afresh(
     key = accounts.create_key("bob", plan="starter", default_plan="starter").text
     page = "/admin/user?name=bob"
     assert "/admin/act/reset" not in admin.get(page).text
-    asked = {"json": {"message": "hi"}, "headers": {"Authorization": f"Bearer {key}"}}
-    assert (
-        make_app(RATELIMIT_STORAGE_URI=uri).test_client().post("/chat", **asked).status_code == 200
-    )
+    [answer] = chatted(make_app(RATELIMIT_STORAGE_URI=uri).test_client(), key)
+    assert answer.status_code == 200
     used = admin.get(page).text
     assert "1 of 100 requests" in used
     assert "/admin/act/reset" in used
@@ -848,24 +822,13 @@ def test_denials_by_a_limit_of_a_team_are_on_its_page(
     make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
 ) -> None:
     """The view of all denials leads there."""
-    policy = tmp_path / "policy.toml"
     once = 'limit = "1/day"\nstrategy = "fixed-window"\nkey = "team"'
-    policy.write_text(
-        POLICY_FILE.read_text().replace('limit = "500 in flight"\nkey = "team"', once)
-    )
-    app = make_app(
-        RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_POLICY_FILE=str(policy)
-    )
+    policy = POLICY_FILE.read_text().replace('limit = "500 in flight"\nkey = "team"', once)
+    app = make_app(**admin_with(uri, tmp_path, policy))
     key = accounts.create_key("bob", plan=None, default_plan="starter", team="research")
-    bearer = {"Authorization": f"Bearer {key.text}"}
-    asked = app.test_client()
-    statuses = [
-        asked.post("/chat", json={"message": "hi"}, headers=bearer).status_code for _ in range(2)
-    ]
-    assert statuses == [200, 429]
+    assert [each.status_code for each in chatted(app.test_client(), key.text, 2)] == [200, 429]
     services_of(app).limiter._components.recorder.flush()
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(app)
     page = client.get("/admin/team?name=research").text.partition("Denied in the last 24 hours")[2]
     assert "team-at-once" in page.partition("Change an amount")[0]
     assert 'href="/admin/team?name=research"' in client.get("/admin/denials").text
@@ -962,14 +925,10 @@ def test_what_limits_hold_is_downloaded(
 ) -> None:
     """Each table of each view, once it has rows."""
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
-    admin = app.test_client()
-    log_in(admin)
+    admin = logged_in(app)
     key = accounts.create_key("bob", plan=None, default_plan="starter", team="research")
     accounts.set_amount("user", "bob", "plan", "1/day")
-    for _ in range(2):
-        headers = {"Authorization": f"Bearer {key.text}"}
-        body = {"message": "hi", "model": "offline"}
-        app.test_client().post("/chat", json=body, headers=headers)
+    chatted(app.test_client(), key.text, 2)
     services_of(app).limiter._components.recorder.flush(all_of_them=True)
     table.write(Database(database_url), [finished(begun(started_at=datetime.now(UTC)))])
     facts = {"since": datetime.now(UTC), "amount": 5_000_000, "spent": 4_020_000}
@@ -995,8 +954,7 @@ def test_what_limits_hold_is_downloaded(
 def test_a_download_is_whole_or_fails(make_app: AppMaker, accounts: Accounts) -> None:
     """A file without rows would look like good news."""
     down = make_app(CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_STORAGE_URI="redis://127.0.0.1:1")
-    client = down.test_client()
-    log_in(client)
+    client = logged_in(down)
     for path in ("limits?csv=blocked", "changes?csv=changes", "denials?csv=denials"):
         answer = client.get(f"/admin/{path}")
         assert answer.status_code == 503
@@ -1052,14 +1010,11 @@ def test_what_limits_hold_is_shown(
     key = accounts.create_key("bob", plan=None, default_plan="starter")
     accounts.set_amount("user", "bob", "plan", "1/day")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
-    client = app.test_client()
-    body = {"message": "hi", "model": "offline"}
-    headers = {"Authorization": f"Bearer {key.text}"}
-    assert client.post("/chat", json=body, headers=headers).status_code == 200
+    client = logged_in(app)
+    assert chatted(client, key.text)[0].status_code == 200
     with app.app_context():
         upstream = next(each for each in slugs_by_upstream() if each.startswith("openai/"))
         services_of(app).limiter.operators.block("provider", upstream, for_s=60)
-    log_in(client)
     page = client.get("/admin/limits").text
     assert "1 of 1 requests" in page
     assert re.search(rf"{upstream}</th>\s*<td><span class=\"badge\">paused</span> free in ", page)
@@ -1106,8 +1061,7 @@ def test_a_surge_is_listed_and_ended(
     used_end_usual = (number.to_bytes(7, "little") for number in (9_000_000, end, 100))
     held = bytes(4)  # by no call; and eight windows are known
     redis_client.set(name, held + b"".join(used_end_usual) + b"\x08")
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(app)
     assert f"Unblock key {key.public_id}" in client.get("/admin/user?name=bob").text
     page = client.get("/admin/limits").text
     assert re.search(r"<td>surge</td>\s*<td>abnormal-usage</td>", page)
@@ -1123,14 +1077,12 @@ def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts)
     key = accounts.create_key("bob", plan=None, default_plan="starter")
     accounts.set_amount("user", "bob", "plan", "1/day")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(app)
     assert "No caller was denied in the last 24 hours." in client.get("/admin/denials").text
-    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
-    asked = [client.post("/chat", json=body, headers=headers) for _ in range(4)]
+    asked = chatted(client, key.text, 4)
     assert [each.status_code for each in asked] == [200, 429, 429, 429]
     for _ in range(30):
-        client.post("/chat", json=body, environ_base={"REMOTE_ADDR": "203.0.113.9"})
+        client.post("/chat", json={"message": "hi"}, environ_base={"REMOTE_ADDR": "203.0.113.9"})
     limiter = services_of(app).limiter
     limiter._components.recorder.flush(all_of_them=True)
     page = client.get("/admin/denials").text
@@ -1159,18 +1111,10 @@ def test_shadows_are_reported(
     policy = POLICY_FILE.read_text().replace(
         'limit = "100/day"\n', 'limit = "100/day"\ncandidate = "2/day"\n', 1
     )
-    (tmp_path / "policy.toml").write_text(policy)
     key = accounts.create_key("bob", plan=None, default_plan="starter")
-    app = make_app(
-        RATELIMIT_STORAGE_URI=uri,
-        RATELIMIT_POLICY_FILE=str(tmp_path / "policy.toml"),
-        CHATAPP_ADMIN_TOKEN=TOKEN,
-    )
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(make_app(**admin_with(uri, tmp_path, policy)))
     assert "has met a limit in shadow or a candidate" in client.get("/admin/shadow").text
-    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
-    assert {client.post("/chat", json=body, headers=headers).status_code for _ in range(5)} == {200}
+    assert {each.status_code for each in chatted(client, key.text, 5)} == {200}
     page = client.get("/admin/shadow").text
     assert page.count("<h2>") == 1
     assert "A candidate; 100 per 1 day is enforced." in page
@@ -1184,8 +1128,7 @@ def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) ->
     app = make_app(
         RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, CHATAPP_REMEMBER_DENIALS=False
     )
-    client = app.test_client()
-    log_in(client)
+    client = logged_in(app)
     for view in ("live", "denials", "shadow"):
         assert "Set CHATAPP_REMEMBER_DENIALS to true." in client.get(f"/admin/{view}").text
     assert "Limits now" in client.get("/admin/user?name=alice").text
@@ -1197,13 +1140,9 @@ def test_decisions_are_shown_live(make_app: AppMaker, uri: str, accounts: Accoun
     accounts.set_amount("user", "bob", "plan", "2/day")
     config = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_ADMIN_TOKEN": TOKEN}
     worker, app = make_app(**config), make_app(**config)
-    client = app.test_client()
-    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
-    for _ in range(5):
-        worker.test_client().post("/chat", json=body, headers=headers)
+    chatted(worker.test_client(), key.text, 5)
     services_of(worker).limiter._components.recorder.flush(all_of_them=True)
-    log_in(client)
-    page = client.get("/admin/live").text
+    page = logged_in(app).get("/admin/live").text
     cells = r'<a href="/admin/denials\?limit=plan">plan</a></th>((\s|<td.*?</td>)*)</tr>'
     row = re.search(cells, page)
     assert row is not None
@@ -1234,8 +1173,7 @@ def test_a_database_that_fails_is_no_mistake_of_the_operator(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The page says it with 503, and the log has it."""
-    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
-    log_in(client)
+    client = logged_in(make_app(CHATAPP_ADMIN_TOKEN=TOKEN))
     fails = Mock(side_effect=OperationalError("SELECT", {}, Exception("disk I/O error")))
     monkeypatch.setattr(Accounts, "names", fails)
     response = client.get("/admin/users")
@@ -1246,16 +1184,14 @@ def test_a_database_that_fails_is_no_mistake_of_the_operator(
 
 def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
     """Spending and accounts are shown anyway: they are in the database."""
-    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
-    log_in(client)
+    client = logged_in(make_app(CHATAPP_ADMIN_TOKEN=TOKEN))
     views = ("limits", "user?name=alice", "live", "denials", "shadow")
     for view in views:
         assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
     assert "are in the memory of each worker" in client.get("/admin/changes").text
     assert client.get("/admin/users").status_code == 200
     down = make_app(CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_STORAGE_URI="redis://127.0.0.1:1")
-    other = down.test_client()
-    log_in(other)
+    other = logged_in(down)
     for view in (*views, "changes"):
         page = other.get(f"/admin/{view}").text
         assert page.count("The limits cannot be reached: the storage failed: ") == 1
@@ -1287,18 +1223,10 @@ def test_several_identities_are_printed_and_taken(
     """By the page of denials and that of limits, as by commands."""
     limit = '[[groups.calls.limits]]\nname = "pair"\nlimit = "1/day"\nkey = ["user", "model"]\n\n'
     policy = POLICY_FILE.read_text().replace("[plans.starter]", f"{limit}[plans.starter]", 1)
-    (tmp_path / "policy.toml").write_text(policy)
     key = accounts.create_key("bob", plan=None, default_plan="starter")
-    app = make_app(
-        RATELIMIT_POLICY_FILE=str(tmp_path / "policy.toml"),
-        RATELIMIT_STORAGE_URI=uri,
-        CHATAPP_ADMIN_TOKEN=TOKEN,
-    )
-    client = app.test_client()
-    log_in(client)
-    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
-    asked = [client.post("/chat", json=body, headers=headers) for _ in range(2)]
-    assert [each.status_code for each in asked] == [200, 429]
+    app = make_app(**admin_with(uri, tmp_path, policy))
+    client = logged_in(app)
+    assert [each.status_code for each in chatted(client, key.text, 2)] == [200, 429]
     limiter = services_of(app).limiter
     limiter._components.recorder.flush(all_of_them=True)
     both = '<a href="/admin/user?name=bob">bob</a>,offline</th>'
