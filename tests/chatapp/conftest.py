@@ -22,7 +22,7 @@ from sqlalchemy import MetaData
 from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
-from chatapp import MISTAKES, POLICY_FILE, PROVIDERS_FILE, create_app, protocol
+from chatapp import POLICY_FILE, PROVIDERS_FILE, create_app, protocol
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table as alerts_table
 from chatapp.blueprints.openapi import DOCUMENT
@@ -84,14 +84,6 @@ def two_keys(provider: UpstreamServer, directory: Path) -> str:
     file = directory / "upstreams.toml"
     file.write_text(TWO_KEYS.format(url=provider.url))
     return str(file)
-
-
-def mistake_in_policy(make_app: AppMaker, file: str) -> str:
-    """The error with which a start with this policy ends. It has the file and a line."""
-    with pytest.raises(MISTAKES) as caught:
-        make_app(RATELIMIT_POLICY_FILE=file)
-    assert "policy.toml:" in str(caught.value)
-    return str(caught.value)
 
 
 def upstream(name: str) -> SDKUpstream:

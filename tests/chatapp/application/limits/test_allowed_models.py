@@ -12,7 +12,7 @@ from flask import Flask
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker, json_of, mistake_in_policy, policy_file
+from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
 
@@ -191,24 +191,6 @@ def test_without_accounts_the_plan_of_the_user_id_applies(
     app = make_app(RATELIMIT_POLICY_FILE=policy(tmp_path), CHATAPP_PLANS={"zoe": "pro"})
     assert chat(app, "", model="gpt-4o", user_id="ada")[0] == 403
     assert chat(app, "", model="gpt-4o", user_id="zoe")[0] == 200
-
-
-MISTAKEN = {
-    "a string": ('models = "gpt-5*"', "found 'gpt-5*'; allowed: a list of names such as"),
-    "an empty list": ("models = []", "found []; allowed: a list of names"),
-    "a number": ("models = [5]", "found 5 in the list"),
-    "two names in one": ('models = ["gpt-5 claude"]', "found 'gpt-5 claude' in the list"),
-    "a misspelt keyword": ('model = ["gpt-5*"]', "Did you mean 'models'?"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKEN)
-def test_a_mistake_has_a_line(make_app: AppMaker, tmp_path: Path, name: str) -> None:
-    """Like every other of the policy."""
-    line, sentence = MISTAKEN[name]
-    mistake = mistake_in_policy(make_app, policy(tmp_path, f"{line}\n"))
-    assert "plans.starter.model" in mistake
-    assert sentence in mistake
 
 
 def test_a_pattern_that_matches_no_model_is_logged(

@@ -15,7 +15,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
 from tests.chatapp.application.limits.test_models_of_limits import policy, used
 from tests.chatapp.application.upstreams.workers import busy
-from tests.chatapp.conftest import AppMaker, mistake_in_policy, raised_alerts
+from tests.chatapp.conftest import AppMaker, raised_alerts
 from tests.chatapp.upstream_server import UpstreamServer
 
 OPUS, HAIKU = "claude-opus-4-6", "claude-haiku-4-5"
@@ -268,56 +268,6 @@ def test_a_warning_comes_before_the_refusal(
     assert shown["week"]["warning"] is True
     raised = [(row["name"], row["threshold"] >= 60) for row in raised_alerts(app)]
     assert raised == [("week", True)]
-
-
-MISTAKEN = {
-    "at_limit of no list": ("at_limit = 5", "at_limit: found 5; allowed: a list of names"),
-    "another provider's model": (
-        'at_limit = "gpt-5.4-nano"\nmodels = ["claude-opus*"]',
-        "at_limit: found 'gpt-5.4-nano', a model of openai, but the limit is for models of anth",
-    ),
-    "the same model": (
-        'at_limit = "claude-haiku-4-5"\nmodels = ["claude-haiku-4-5"]',
-        "at_limit: found 'claude-haiku-4-5', which is not cheaper than a model of the limit",
-    ),
-    "a dearer model": (
-        'at_limit = "claude-opus-4-8"\nmodels = ["claude-haiku*"]',
-        "at_limit: found 'claude-opus-4-8', which is not cheaper than a model of the limit",
-    ),
-    "a warning of nothing": ("warn_at = 0", "warn_at: found 0; allowed: percent of the budget"),
-    "a warning of too much": ("warn_at = 101", "warn_at: found 101; allowed: percent"),
-    "a warning in words": ('warn_at = "80"', "warn_at: found '80'; allowed: percent"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKEN)
-def test_a_mistake_has_its_line(make_app: AppMaker, tmp_path: Path, name: str) -> None:
-    """At the check and at the start, like every other of the policy."""
-    line, sentence = MISTAKEN[name]
-    kept, dropped = BUDGET.split("models =")
-    assert dropped
-    assert sentence in mistake_in_policy(make_app, policy(tmp_path, f"{kept}{line}\n"))
-
-
-def test_a_cheaper_model_that_the_plan_rules_out_is_a_mistake(
-    make_app: AppMaker, tmp_path: Path
-) -> None:
-    """The budget would refuse, and nothing say why."""
-    plan = '[plans.solo]\ntitle = "Solo"\nmodels = ["claude-opus*"]\n'
-    limit = 'name = "w"\nlimit = "5 usd/week"\nkey = "user"\nat_limit = "claude-haiku-4-5"\n'
-    mistake = mistake_in_policy(make_app, policy(tmp_path, f"{plan}[[plans.solo.limits]]\n{limit}"))
-    assert "at_limit: found 'claude-haiku-4-5', a model that the plan does not allow." in mistake
-
-
-@pytest.mark.parametrize("line", ['at_limit = "claude-haiku*"', "warn_at = 80"])
-@pytest.mark.parametrize("limit", ["5/day", "2 in flight", "5 usd/hour or 20 x usual"])
-def test_they_are_for_budgets_alone(
-    make_app: AppMaker, tmp_path: Path, line: str, limit: str
-) -> None:
-    """What else refuses says nothing of dollars."""
-    table = f'[[groups.calls.limits]]\nname = "odd"\nlimit = "{limit}"\nkey = "user"\n{line}\n'
-    mistake = mistake_in_policy(make_app, policy(tmp_path, table))
-    assert 'is only for budgets, such as "20 usd/week".' in mistake
 
 
 def test_an_alert_of_a_budget_of_several_identities_names_the_user(

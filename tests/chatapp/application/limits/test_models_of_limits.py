@@ -15,7 +15,7 @@ from chatapp.operators import restoration
 from chatapp.services import services_of
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, OPENAI, SMALLER, busy
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker, json_of, mistake_in_policy, policy_file
+from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import UpstreamServer
 
@@ -132,30 +132,6 @@ def test_a_fallback_needs_the_limits_that_cover_it(
     assert (chat(app, ANTHROPIC).json["model"], used(app)["few"]) == (SMALLER, 1)
     assert chat(app, ANTHROPIC).status_code == 503
     assert used(app)["few"] == 1
-
-
-MISTAKEN = {
-    "no list": ("groups.calls.limits[7].models", CALLS, '"gpt-4o"', "allowed: a list of names"),
-    "empty": ("groups.calls.limits[7].models", CALLS, "[]", "allowed: a list of names"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKEN)
-def test_a_mistaken_list_has_its_line(make_app: AppMaker, tmp_path: Path, name: str) -> None:
-    """Like every other of the policy."""
-    place, limits, value, sentence = MISTAKEN[name]
-    file = policy(tmp_path, limits.replace('["claude-haiku*", "gpt-5.4-mini"]', value))
-    mistake = mistake_in_policy(make_app, file)
-    assert place in mistake
-    assert sentence in mistake
-
-
-@pytest.mark.parametrize("where", ["[[application]]", "[[groups.counts.limits]]"])
-def test_it_is_for_calls_of_models_alone(make_app: AppMaker, tmp_path: Path, where: str) -> None:
-    """What else is limited knows no model."""
-    limit = f'{where}\nname = "odd"\nlimit = "9/day"\nkey = "user"\nmodels = ["gpt-4o"]\n'
-    mistake = mistake_in_policy(make_app, policy(tmp_path, limit))
-    assert "models: is only for limits of calls: of a plan, or of anthropic_api" in mistake
 
 
 def test_a_pattern_without_a_model_is_a_warning(

@@ -9,12 +9,11 @@ from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatapp import MISTAKES, POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.web.identities import CLASS_HEADER, LAST, request_class, traffic_class
 from chatapp.web.tags import UNATTENDED
 from tests.chatapp.application.limits.test_traffic_classes import policy, remaining
-from tests.chatapp.conftest import AppMaker, policy_file
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 
 AGENT, PARENT = "X-Claude-Code-Agent-Id", "X-Claude-Code-Parent-Agent-Id"
@@ -74,11 +73,3 @@ def test_no_header_raises_a_class(client: Any, headers: dict[str, str]) -> None:
         assert request_class() in {own, LAST}
         assert traffic_class() in {own, LAST}
         assert request_class() == LAST or traffic_class() != LAST
-
-
-def test_it_cannot_be_counted_by(make_app: AppMaker, tmp_path: Path) -> None:
-    """Else a caller would have one amount more, by a header."""
-    for key in ('"request_class"', '["user", "request_class"]'):
-        text = POLICY_FILE.read_text().replace(AT_ONCE, AT_ONCE.replace('"user"', key))
-        with pytest.raises(MISTAKES, match=r"key: callers choose 'request_class'"):
-            make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, text))
