@@ -38,12 +38,13 @@ MANY = {"RATELIMIT_WAITING_MAX": 30}
 BUCKET: dict[str, Any] = {"strategy": "token-bucket"}
 
 
-def paced(app: Flask, limiter: Limiter, path: str = "/", **more: Any) -> None:
+def paced(
+    app: Flask, limiter: Limiter, path: str = "/", view: Any = lambda: "ok", **more: Any
+) -> None:
     """A view for ten calls at once and thirty a minute."""
     words: dict[str, Any] = {"strategy": "token-bucket", "burst": 10, "name": "pace"}
     words |= {"wait": "10 seconds", **more}
-    view = limiter.limit("30/minute", **words)(lambda: "ok")
-    app.add_url_rule(path, path.strip("/") or "view", view)
+    app.add_url_rule(path, path.strip("/") or "view", limiter.limit("30/minute", **words)(view))
 
 
 def test_a_loop_waits_for_its_turns(make: Maker, uri: str, night: Night) -> None:
@@ -100,10 +101,7 @@ def test_other_limits_are_charged_when_it_starts(make: Maker, uri: str, night: N
     view = limiter.limit("20 usd/day", name="money")(lambda: "ok")
     view = limiter.limit("3 in flight", name="slots")(view)
     view = limiter.limit("100/hour", name="calls")(view)
-    view = limiter.limit(
-        "30/minute", strategy="token-bucket", burst=1, name="pace", wait="10 seconds"
-    )(view)
-    app.add_url_rule("/", "view", view)
+    paced(app, limiter, view=view, burst=1)
     seen: list[dict[str, int]] = []
     night.instead = lambda _: seen.append(remaining(app, limiter)) is None
     assert statuses(app, "/", 2) == [200, 200]
@@ -155,10 +153,7 @@ def test_a_limit_that_is_used_up_meanwhile(make: Maker, uri: str, night: Night) 
     view = limiter.limit(
         "11/hour", name="calls", strategy="sliding-window", key_func=lambda: "all"
     )(lambda: "ok")
-    view = limiter.limit(
-        "30/minute", strategy="token-bucket", burst=10, name="pace", wait="10 seconds"
-    )(view)
-    app.add_url_rule("/", "view", view)
+    paced(app, limiter, view=view)
     assert statuses(app, "/", 10) == [200] * 10
 
     def others(_: float) -> bool:
@@ -186,8 +181,7 @@ def test_a_limit_that_denies_already(make: Maker, slept: list[float]) -> None:
     """Nothing waits where another limit refuses, or where the wait is known to be longer."""
     app, limiter = make()
     view = limiter.limit("10/hour", name="calls")(lambda: "ok")
-    view = limiter.limit("30/minute", strategy="token-bucket", burst=10, wait="10 seconds")(view)
-    app.add_url_rule("/", "view", view)
+    paced(app, limiter, view=view)
     paced(app, limiter, "/slow", wait="1 second")
     assert statuses(app, "/", 11) == [200] * 10 + [429]
     assert statuses(app, "/slow", 11) == [200] * 10 + [429]
@@ -610,16 +604,29 @@ class Slots:
         state = self.state("slots")
         return int(state.used + state.in_line)
 
-    def fill(self, waiting: int) -> None:
-        for number in range(2 + waiting):
-            self.call(str(number))
-            eventually(lambda number=number: self.count == number + 1)
+    def come(self, *names: str) -> None:
+        """Calls, each of which runs or waits before the next one comes."""
+        for name in names:
+            count = self.count + 1
+            self.call(name)
+            eventually(lambda count=count: self.count == count)
 
-    def end(self) -> None:
+    def fill(self, waiting: int) -> None:
+        self.come(*map(str, range(2 + waiting)))
+
+    def end_one(self, begun: list[str]) -> None:
+        """A call ends, and the next one begins."""
+        self.over.release()
+        eventually(lambda: len(set(self.running) - set(begun)) == 1)
+        begun += set(self.running) - set(begun)
+
+    def end(self) -> set[int]:
+        """All calls end. Return their statuses."""
         for _ in self.threads:
             self.over.release()
         for thread in self.threads:
             thread.join()
+        return {each.status_code for each in self.answers.values()}
 
 
 def test_calls_in_flight_wait_for_a_slot(make: Maker, uri: str) -> None:
@@ -630,13 +637,11 @@ def test_calls_in_flight_wait_for_a_slot(make: Maker, uri: str) -> None:
     assert slots.state("slots").in_line == 4
     assert slots.state("calls").used == 2
     eventually(lambda: len(slots.running) == 2)
-    for number in range(2, 6):
-        before = set(slots.running)
-        slots.over.release()
-        eventually(lambda: len(set(slots.running) - before) == 1)  # noqa: B023
-        assert set(slots.running) - before == {str(number)}
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    begun = list(slots.running)
+    for _ in range(4):
+        slots.end_one(begun)
+    assert begun[2:] == ["2", "3", "4", "5"]
+    assert slots.end() == {200}
     assert "RateLimit-Wait-Ms" in slots.answers["5"].headers
     assert "RateLimit-Wait-Ms" not in slots.answers["1"].headers
     assert (slots.state("slots").used, slots.state("calls").used) == (0, 6)
@@ -646,19 +651,14 @@ def test_slots_are_shared_among_members(make: Maker, uri: str) -> None:
     """Who has fewer running calls comes first, also after those who came before; the calls of one
     member begin in their order. What has waited is in the headers as always."""
     slots = Slots(make, uri, fair=lambda: (request.view_args or {})["name"][0])
-    for place, name in enumerate(("a0", "a1", "a2", "a3", "b0", "b1", "c0")):
-        slots.call(name)
-        eventually(lambda place=place: slots.count == place + 1)
+    slots.come("a0", "a1", "a2", "a3", "b0", "b1", "c0")
     begun = list(slots.running)
     assert sorted(begun) == ["a0", "a1"]
     for _ in range(4):
-        slots.over.release()
-        eventually(lambda: len(set(slots.running) - set(begun)) == 1)  # noqa: B023
-        begun += set(slots.running) - set(begun)
+        slots.end_one(begun)
     assert {begun[2], begun[3]} == {"b0", "c0"}
     assert set(begun[4:]) == {"a2", "b1"}
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert slots.end() == {200}
     assert "RateLimit-Wait-Ms" in slots.answers["c0"].headers
     assert "slots-share" not in str(slots.answers["c0"].headers)
     assert (slots.state("slots").used, slots.state("calls").used) == (0, 7)
@@ -671,14 +671,10 @@ def test_slots_are_shared_by_what_calls_reserve(make: Maker, uri: str) -> None:
         return str((request.view_args or {})["name"])
 
     slots = Slots(make, uri, usd=lambda: 1 if name()[0] == "a" else 0.01, fair=lambda: name()[0])
-    for place, call in enumerate(("x0", "x1", "a0", "a1", "b0", "b1", "b2", "b3")):
-        slots.call(call)
-        eventually(lambda place=place: slots.count == place + 1)
+    slots.come("x0", "x1", "a0", "a1", "b0", "b1", "b2", "b3")
     begun = list(slots.running)
     for _ in range(6):
-        slots.over.release()
-        eventually(lambda: len(set(slots.running) - set(begun)) == 1)  # noqa: B023
-        begun += set(slots.running) - set(begun)
+        slots.end_one(begun)
     slots.end()
     assert set(begun[2:4]) == {"a0", "b0"}
     assert begun[4:] == ["b1", "b2", "b3", "a1"]
@@ -688,8 +684,8 @@ def test_more_holds_than_lie_in_a_string(make: Maker, uri: str) -> None:
     """Each is settled once: a call that starts holds nothing a second time."""
     slots = Slots(make, uri)
     slots.fill(waiting=18)
-    slots.end()
-    assert [each.status_code for each in slots.answers.values()] == [200] * 20
+    assert slots.end() == {200}
+    assert len(slots.answers) == 20
     assert (slots.state("slots").used, slots.state("slots").held) == (0, 0)
 
 
@@ -744,8 +740,7 @@ def test_outages_while_calls_wait(make: Maker, server: Server) -> None:
             server.await_until(server.answers, "PONG")
         slots.over.release()
         eventually(lambda down=down: slots.limiter.operators.storage_is_down == down)
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert slots.end() == {200}
 
 
 def test_a_storage_that_fails_again_at_the_turn(
@@ -769,8 +764,7 @@ def test_a_storage_that_fails_again_at_the_turn(
     slots.over.release()
     slots.over.release()
     eventually(lambda: len(slots.running) == 2 and failures[0] >= 2)
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert slots.end() == {200}
     eventually(lambda: slots.count == 0)
 
 
@@ -801,8 +795,7 @@ def test_a_refused_look_keeps_its_ticket(
         wake_ups.wake_all()
         eventually(lambda: len(ids) >= 2)
     assert ids[0] == ids[1]
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert slots.end() == {200}
 
 
 def test_lost_data_while_calls_wait(make: Maker, server: Server) -> None:
@@ -812,5 +805,4 @@ def test_lost_data_while_calls_wait(make: Maker, server: Server) -> None:
     with server.client() as client:
         client.flushall()
     eventually(lambda: len(slots.running) == 4)
-    slots.end()
-    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert slots.end() == {200}
