@@ -12,10 +12,11 @@ from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
 from ratelimit_ext.engine.memory import MemoryEngine
 
+pytestmark = pytest.mark.usefixtures("clock")
 SECOND = 1_000_000
 
 
-class CountingEngine(MemoryEngine):
+class Counted(MemoryEngine):
     """Counts how often it is asked."""
 
     asked = 0
@@ -25,7 +26,7 @@ class CountingEngine(MemoryEngine):
         return super().admit(*args, **kwargs)
 
 
-class SlowEngine(CountingEngine):
+class SlowEngine(Counted):
     """Shows what happens before a settlement is applied, or after a decision was made."""
 
     before_settling: Callable[[], object] | None = None
@@ -64,9 +65,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def behind() -> CountingEngine:
+def behind() -> Counted:
     """The engine that is asked."""
-    return CountingEngine()
+    return Counted()
+
+
+@pytest.fixture
+def engine(behind: Counted) -> DenialCache:
+    return DenialCache(behind)
 
 
 ONE_A_MINUTE = Charge(Limit(1, 60 * SECOND), "bucket")
@@ -78,15 +84,16 @@ def denied(engine: DenialCache, times: int, charge: Charge = ONE_A_MINUTE) -> No
     assert not any(engine.admit([charge]).admitted for _ in range(times))
 
 
-def test_hammering_costs_no_round_trip(clock: Clock, behind: CountingEngine) -> None:
+def test_hammering_costs_no_round_trip(engine: DenialCache, behind: Counted) -> None:
     """From the second denial within a second on, the engine is not asked."""
-    denied(DenialCache(behind), 100)
+    denied(engine, 100)
     assert behind.asked == 3
 
 
-def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine) -> None:
+def test_a_single_denial_is_not_remembered(
+    clock: Clock, engine: DenialCache, behind: Counted
+) -> None:
     """A client that is denied now and then is always decided by the engine."""
-    engine = DenialCache(behind)
     assert engine.admit([ONE_A_MINUTE]).admitted
     for _ in range(5):
         assert not engine.admit([ONE_A_MINUTE]).admitted
@@ -94,9 +101,8 @@ def test_a_single_denial_is_not_remembered(clock: Clock, behind: CountingEngine)
     assert behind.asked == 6
 
 
-def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
+def test_it_ends_with_the_wait(clock: Clock, engine: DenialCache) -> None:
     """The wait that a remembered denial names is exact: over, and the call passes."""
-    engine = DenialCache(behind)
     charge = Charge(Limit(2, SECOND, "token-bucket", burst=1), "bucket")
     denied(engine, 3, charge)
     clock.now += 0.2
@@ -108,9 +114,8 @@ def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
     assert engine.admit([charge]).admitted
 
 
-def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None:
+def test_it_lasts_a_second_at_most(clock: Clock, engine: DenialCache, behind: Counted) -> None:
     """A refund by another worker is seen after a second."""
-    engine = DenialCache(behind)
     denied(engine, 5)
     behind.clear(["bucket"])
     assert not engine.admit([ONE_A_MINUTE]).admitted
@@ -118,27 +123,24 @@ def test_it_lasts_a_second_at_most(clock: Clock, behind: CountingEngine) -> None
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
-def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: CountingEngine) -> None:
+def test_what_this_worker_gives_back_is_seen_at_once(engine: DenialCache) -> None:
     """A settlement, a clear and a reset drop the cached denials."""
-    engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not any(engine.admit([ONE_A_MINUTE]).admitted for _ in range(3))
     engine.settle([Change.adjust(verdict, -1)])
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
-def test_another_cost_is_another_question(clock: Clock, behind: CountingEngine) -> None:
+def test_another_cost_is_another_question(engine: DenialCache) -> None:
     """A cached denial of cost 5 does not deny cost 1."""
-    engine = DenialCache(behind)
     limit = Limit(5, 60 * SECOND)
     assert engine.admit([Charge(limit, "bucket", 3)]).admitted
     assert not any(engine.admit([Charge(limit, "bucket", 5)]).admitted for _ in range(3))
     assert engine.admit([Charge(limit, "bucket", 1)]).admitted
 
 
-def test_what_counts_denials_is_always_asked(clock: Clock, behind: CountingEngine) -> None:
+def test_what_counts_denials_is_always_asked(engine: DenialCache, behind: Counted) -> None:
     """A ban counts every request, also of a client that hammers."""
-    engine = DenialCache(behind)
     ban = Charge(Limit(9, 60 * SECOND), "ban", meta=True)
     for _ in range(6):
         engine.admit([ONE_A_MINUTE, ban])
@@ -146,9 +148,8 @@ def test_what_counts_denials_is_always_asked(clock: Clock, behind: CountingEngin
 
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "block"])
-def test_a_shadow_is_not_asked(clock: Clock, behind: CountingEngine, strategy: str) -> None:
+def test_a_shadow_is_not_asked(engine: DenialCache, behind: Counted, strategy: str) -> None:
     """It never comes first, and counts no denied request."""
-    engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     asked = behind.asked
     shadow = Limit(1, SECOND, strategy, mode="shadow")
@@ -157,9 +158,8 @@ def test_a_shadow_is_not_asked(clock: Clock, behind: CountingEngine, strategy: s
     assert behind.asked == asked
 
 
-def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
+def test_it_does_not_grow(engine: DenialCache, behind: Counted) -> None:
     """However many clients hammer, the memory is bounded; the oldest denial makes room."""
-    engine = DenialCache(behind)
     limit = Limit(1, 60 * SECOND)
     for client in range(denial_cache.MOST_BUCKETS + 1):
         denied(engine, 2, Charge(limit, f"bucket-{client}"))
@@ -171,9 +171,8 @@ def test_it_does_not_grow(clock: Clock, behind: CountingEngine) -> None:
     assert behind.asked == asked + 1
 
 
-def test_the_costs_of_a_bucket_are_bounded(clock: Clock, behind: CountingEngine) -> None:
+def test_the_costs_of_a_bucket_are_bounded(engine: DenialCache) -> None:
     """A client that chooses its cost cannot fill the memory."""
-    engine = DenialCache(behind)
     limit = Limit(100, 60 * SECOND)
     assert engine.admit([Charge(limit, "bucket", 100)]).admitted
     for cost in range(1, 60):
@@ -186,10 +185,9 @@ OWN = Limit(9, 60 * SECOND, name="own")
 
 
 def test_a_shared_limit_that_is_exhausted_is_remembered_for_all(
-    clock: Clock, behind: CountingEngine
+    engine: DenialCache, behind: Counted
 ) -> None:
     """A thousand callers cost three round trips; each answer has the verdicts that are known."""
-    engine = DenialCache(behind)
     assert engine.admit([Charge(OWN, "caller-0"), EVERYONE]).admitted
     for caller in range(1000):
         decision = engine.admit([Charge(OWN, f"caller-{caller}"), EVERYONE])
@@ -201,10 +199,9 @@ def test_a_shared_limit_that_is_exhausted_is_remembered_for_all(
 
 
 def test_of_several_remembered_denials_the_longest_wait_counts(
-    clock: Clock, behind: CountingEngine
+    clock: Clock, engine: DenialCache, behind: Counted
 ) -> None:
     """Denials of different requests that concern one request are named together."""
-    engine = DenialCache(behind)
     own = Charge(Limit(1, 90 * SECOND, name="own"), "caller")
     denied(engine, 2, EVERYONE)
     denied(engine, 2, own)
@@ -227,9 +224,10 @@ def hammering(engine: DenialCache, *others: Charge) -> None:
     assert isinstance(engine.admit([BRIEF, *others]), CachedDecision)
 
 
-def test_a_limit_that_may_deny_for_longer_is_asked(clock: Clock, behind: CountingEngine) -> None:
+def test_a_limit_that_may_deny_for_longer_is_asked(
+    clock: Clock, engine: DenialCache, behind: Counted
+) -> None:
     """Of a caller of whom nothing is known here, and whose day is used up by other workers."""
-    engine = DenialCache(behind)
     hammering(engine)
     assert behind.admit([Charge(DAILY, "another", 1000)]).admitted
     clock.now += 0.016
@@ -238,9 +236,9 @@ def test_a_limit_that_may_deny_for_longer_is_asked(clock: Clock, behind: Countin
     assert [denial.charge.key for denial in decision.denials] == ["caller", "another"]
 
 
-def test_what_this_worker_has_taken_since_is_not_left(clock: Clock, behind: CountingEngine) -> None:
+def test_what_this_worker_has_taken_since_is_not_left(clock: Clock, engine: DenialCache) -> None:
     """While a caller hammers, another one takes the last of what they share."""
-    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    shared = Charge(DAILY, "everyone")
     hammering(engine, shared)
     assert engine.admit([Charge(DAILY, "everyone", 990)]).admitted
     assert isinstance(engine.admit([BRIEF, shared]), CachedDecision)  # nine are left
@@ -249,18 +247,17 @@ def test_what_this_worker_has_taken_since_is_not_left(clock: Clock, behind: Coun
     assert engine.admit([BRIEF, shared]).retry_after_ms == 86_399_984
 
 
-def test_what_was_charged_meanwhile_is_not_left(clock: Clock, behind: CountingEngine) -> None:
+def test_what_was_charged_meanwhile_is_not_left(engine: DenialCache) -> None:
     """A call that ends has cost more than was estimated."""
-    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    shared = Charge(DAILY, "everyone")
     (verdict,) = engine.admit([shared]).verdicts
     hammering(engine, shared)
     engine.settle([Change.adjust(verdict, 1000)])
     assert engine.admit([BRIEF, shared]).retry_after_ms == 86_400_000
 
 
-def test_a_cost_that_was_not_decided_is_asked(clock: Clock, behind: CountingEngine) -> None:
+def test_a_cost_that_was_not_decided_is_asked(engine: DenialCache, behind: Counted) -> None:
     """Up to what is left a limit is known to allow it, and above it may deny for longer."""
-    engine = DenialCache(behind)
     hammering(engine, Charge(DAILY, "tokens", 400))
     asked = behind.asked
     assert engine.admit([BRIEF, Charge(DAILY, "tokens", 600)]).retry_after_ms == 2000
@@ -269,10 +266,10 @@ def test_a_cost_that_was_not_decided_is_asked(clock: Clock, behind: CountingEngi
 
 
 def test_of_a_hammering_caller_a_busy_limit_is_not_asked(
-    clock: Clock, behind: CountingEngine
+    engine: DenialCache, behind: Counted
 ) -> None:
     """What others take of it matters only near its end."""
-    engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
+    shared = Charge(DAILY, "everyone")
     hammering(engine, shared)
     asked = behind.asked
     for _ in range(100):
@@ -287,28 +284,23 @@ def test_of_a_hammering_caller_a_busy_limit_is_not_asked(
     ids=["a guard", "a cost above the capacity"],
 )
 def test_what_may_change_the_answer_is_asked(
-    clock: Clock, behind: CountingEngine, other: Charge
+    engine: DenialCache, behind: Counted, other: Charge
 ) -> None:
     """A reason that comes first, and a request that never passes."""
-    engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     asked = behind.asked
     engine.admit([other, EVERYONE])
     assert behind.asked == asked + 1
 
 
-def test_another_limit_of_the_same_bucket_is_another_question(
-    clock: Clock, behind: CountingEngine
-) -> None:
+def test_another_limit_of_the_same_bucket_is_another_question(engine: DenialCache) -> None:
     """A named limit that was raised keeps its bucket, and is decided again."""
-    engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     assert engine.admit([EVERYONE._replace(limit=Limit(5, 60 * SECOND, name="shared"))]).admitted
 
 
-def test_costs_of_one_bucket_are_one_cost(clock: Clock, behind: CountingEngine) -> None:
+def test_costs_of_one_bucket_are_one_cost(engine: DenialCache, behind: Counted) -> None:
     """Two charges of a bucket were denied together: one of them alone is another question."""
-    engine = DenialCache(behind)
     three = Charge(OWN, "bucket", 3)
     assert engine.admit([three]).admitted
     assert not any(engine.admit([three, three, three]).admitted for _ in range(5))
@@ -316,9 +308,8 @@ def test_costs_of_one_bucket_are_one_cost(clock: Clock, behind: CountingEngine) 
     assert engine.admit([three]).admitted
 
 
-def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: CountingEngine) -> None:
+def test_what_others_are_given_back_changes_nothing(engine: DenialCache, behind: Counted) -> None:
     """Every call settles; only what goes back to the bucket that denied is of interest."""
-    engine = DenialCache(behind)
     verdict = engine.admit([Charge(Limit(9, 60 * SECOND), "another's")]).verdicts[0]
     denied(engine, 3)
     asked = behind.asked
@@ -331,7 +322,7 @@ def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: Counti
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
-def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) -> None:
+def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten() -> None:
     """The denials before it reaches the storage end with it."""
     behind = SlowEngine()
     engine = DenialCache(behind)
@@ -342,7 +333,7 @@ def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) 
 
 
 @pytest.mark.parametrize("by", ["settle", "clear", "reset"])
-def test_a_denial_that_a_refund_overtakes_is_not_remembered(clock: Clock, by: str) -> None:
+def test_a_denial_that_a_refund_overtakes_is_not_remembered(by: str) -> None:
     """It was decided before the refund, and arrives after it."""
     behind = SlowEngine()
     engine = DenialCache(behind)
@@ -357,7 +348,7 @@ def test_a_denial_that_a_refund_overtakes_is_not_remembered(clock: Clock, by: st
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
-def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
+def test_a_refund_that_fails_forgets_as_well() -> None:
     """Its reply was lost, and it may have been applied."""
 
     def lost() -> None:
@@ -375,9 +366,8 @@ def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
-def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine) -> None:
+def test_no_denial_of_a_slot_is_remembered(engine: DenialCache, behind: Counted) -> None:
     """It is free as soon as another worker's call is over, before the named wait."""
-    engine = DenialCache(behind)
     slot = Charge(Limit(1, SECOND, "concurrency", unit="calls"), "slots")
     hold = Hold(7, 60 * SECOND)
     verdict = engine.admit([slot], hold=hold).verdicts[0]
@@ -386,9 +376,8 @@ def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine)
     assert engine.admit([slot], hold=Hold(8, SECOND)).admitted
 
 
-def test_denials_of_an_attack_do_not_stay(clock: Clock, behind: CountingEngine) -> None:
+def test_denials_of_an_attack_do_not_stay(clock: Clock, engine: DenialCache) -> None:
     """Each new one drops two that are older than a second."""
-    engine = DenialCache(behind)
     limit = Limit(1, 60 * SECOND)
     for client in range(100):
         denied(engine, 2, Charge(limit, f"bucket-{client}"))
@@ -400,11 +389,11 @@ def test_denials_of_an_attack_do_not_stay(clock: Clock, behind: CountingEngine) 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_repeated_denial_says_no_more_than_is_left(
-    clock: Clock, behind: CountingEngine, seed: int
+    clock: Clock, engine: DenialCache, behind: Counted, seed: int
 ) -> None:
     """In random histories of callers with other costs and limits in common: no wait is too short,
     and no limit has less than what is shown, whatever this worker has taken since."""
-    draws, engine, repeated = random.Random(seed), DenialCache(behind), 0
+    draws, repeated = random.Random(seed), 0
     limits = (
         Limit(6, 4 * SECOND, "sliding-window"),
         Limit(9, 5 * SECOND, "token-bucket", burst=5),
@@ -430,7 +419,7 @@ def test_a_repeated_denial_says_no_more_than_is_left(
     assert repeated > 5
 
 
-def test_a_denial_by_calls_in_flight_is_not_repeated(clock: Clock) -> None:
+def test_a_denial_by_calls_in_flight_is_not_repeated() -> None:
     """Other workers' calls may end at any moment."""
     engine = MemoryEngine()
     cache, budget = DenialCache(engine), Limit(1_000, 86_400 * SECOND, unit="usd")
@@ -442,7 +431,7 @@ def test_a_denial_by_calls_in_flight_is_not_repeated(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(("most", "is_repeated"), [(400, True), (2_000, False)])
-def test_a_claim_may_take_its_most(clock: Clock, most: int, is_repeated: bool) -> None:
+def test_a_claim_may_take_its_most(most: int, is_repeated: bool) -> None:
     """Beside another limit that denies: a budget that may deny for longer is asked."""
     cache, budget = DenialCache(MemoryEngine()), Limit(1_000, 86_400 * SECOND, unit="usd")
     claimed = Charge(budget, "b", 10, claim=Claim(10, 20, most, most))
