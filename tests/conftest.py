@@ -187,6 +187,13 @@ def redis_uri(redis_client: redis.Redis, redis_server: servers.Server) -> str:
     return redis_server.uri
 
 
+@pytest.fixture
+def own_server() -> Iterator[servers.Server]:
+    """A server that the test may break."""
+    with servers.standalone() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def cluster_server() -> Iterator[servers.Cluster]:
     """A real cluster of three masters: `.uri`, `.nodes`, `.client()`."""

@@ -329,8 +329,7 @@ def kill(server: servers.Server) -> Callable[[], object]:
     server.kill()
 
     def repair() -> None:
-        server.launch()
-        server.await_until(server.answers, "PONG")
+        server.relaunch()
 
     return repair
 

@@ -189,35 +189,32 @@ def test_a_lost_reply_is_never_charged_twice(
         assert engine.admit([charge]).verdicts[0].remaining == 7
 
 
-def test_a_server_that_dies_and_comes_back() -> None:
+def test_a_server_that_dies_and_comes_back(own_server: servers.Server) -> None:
     """Killed: an outage for every method. Restarted, without its scripts: served again."""
-    with servers.standalone() as server:
-        engine = engine_at(server.uri)
-        verdict = engine.admit(LAYERS).verdicts[0]
-        server.kill()
-        for call in (
-            lambda: engine.admit(LAYERS),
-            lambda: engine.settle([Change.adjust(verdict, -1)]),
-            lambda: engine.clear(["bucket"]),
-            lambda: engine.reset("LIMITS"),
-        ):
-            with pytest.raises(StorageUnavailable) as outage:
-                call()
-            assert outage.value.__cause__ is not None
-        server.launch()
-        server.await_until(server.answers, "PONG")
-        assert engine.admit(LAYERS).admitted
+    engine = engine_at(own_server.uri)
+    verdict = engine.admit(LAYERS).verdicts[0]
+    own_server.kill()
+    for call in (
+        lambda: engine.admit(LAYERS),
+        lambda: engine.settle([Change.adjust(verdict, -1)]),
+        lambda: engine.clear(["bucket"]),
+        lambda: engine.reset("LIMITS"),
+    ):
+        with pytest.raises(StorageUnavailable) as outage:
+            call()
+        assert outage.value.__cause__ is not None
+    own_server.relaunch()
+    assert engine.admit(LAYERS).admitted
 
 
-def test_a_server_that_hangs_is_an_outage() -> None:
+def test_a_server_that_hangs_is_an_outage(own_server: servers.Server) -> None:
     """It answers nothing: after the socket's deadline the storage is unavailable."""
-    with servers.standalone() as server:
-        engine = engine_at(server.uri, socket_timeout=0.5)
+    engine = engine_at(own_server.uri, socket_timeout=0.5)
+    engine.admit(LAYERS)
+    with own_server.client() as client:
+        client.client_pause(60_000)
+    with pytest.raises(StorageUnavailable):
         engine.admit(LAYERS)
-        with server.client() as client:
-            client.client_pause(60_000)
-        with pytest.raises(StorageUnavailable):
-            engine.admit(LAYERS)
 
 
 def test_a_replica_is_an_outage() -> None:

@@ -320,16 +320,15 @@ def test_a_child_process_reads_for_itself(site: Site) -> None:
     assert limiter._components.overrides.is_watched
 
 
-def test_overrides_survive_an_outage(make: Maker) -> None:
+def test_overrides_survive_an_outage(make: Maker, own_server: servers.Server) -> None:
     """What was read last applies; a change is refused, and nothing of it is in force."""
-    with servers.standalone() as server:
-        site = _app, limiter = limited(make, server.uri)
-        override(site)
-        server.kill()
-        with pytest.raises(StorageUnavailable):
-            limiter.operators.overrides()
-        with pytest.raises(StorageUnavailable):
-            override(site, "9/hour")
+    site = _app, limiter = limited(make, own_server.uri)
+    override(site)
+    own_server.kill()
+    with pytest.raises(StorageUnavailable):
+        limiter.operators.overrides()
+    with pytest.raises(StorageUnavailable):
+        override(site, "9/hour")
     found = limiter._components.overrides.find("calls", "ann")
     assert found is not None
     assert found.amount == NEW

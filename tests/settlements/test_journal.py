@@ -608,8 +608,7 @@ def test_a_charge_survives_its_storage_and_its_process(
         head, *others = lines(path)
         assert json.loads(head) == {"settlements": 1, "storage": server.uri}
         assert len(others) == 1
-        server.launch()
-        server.await_until(server.answers, "PONG")
+        server.relaunch()
         app, limiter = shop(server.uri, tmp_path)
         eventually(lambda: not files(tmp_path / "settlements"))
         with app.test_request_context("/"):

@@ -541,20 +541,20 @@ def test_without_a_fallback_each_limit_follows_its_on_failure(make: Maker) -> No
     assert statuses(app, times=3) == [200] * 3
 
 
-def test_the_fallback_decides_in_memory_until_the_storage_is_back(make: Maker) -> None:
+def test_the_fallback_decides_in_memory_until_the_storage_is_back(
+    make: Maker, own_server: servers.Server
+) -> None:
     """With limits of its own where it has some."""
-    with servers.standalone() as server:
-        app, limiter = make(storage_uri=server.uri, in_memory_fallback=["1/minute"])
-        app.get("/")(limiter.limit("3/minute")(root))
-        client = app.test_client()
-        assert statuses(client, times=2) == [200] * 2
-        server.kill()
-        assert statuses(client, times=2) == [200, 429]
-        assert limiter.operators.storage_is_down
-        server.launch()
-        server.await_until(server.answers, "PONG")
-        servers.eventually(lambda: not limiter.operators.storage_is_down)
-        assert statuses(client, times=4) == [200, 200, 200, 429]
+    app, limiter = make(storage_uri=own_server.uri, in_memory_fallback=["1/minute"])
+    app.get("/")(limiter.limit("3/minute")(root))
+    client = app.test_client()
+    assert statuses(client, times=2) == [200] * 2
+    own_server.kill()
+    assert statuses(client, times=2) == [200, 429]
+    assert limiter.operators.storage_is_down
+    own_server.relaunch()
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
+    assert statuses(client, times=4) == [200, 200, 200, 429]
 
 
 def test_the_fallback_may_take_over_the_limits_as_they_are(

@@ -172,14 +172,13 @@ def test_estimates_are_settled_in_both(make: Maker, uri: str) -> None:
     assert share.as_json()["used"] == share.row.limit.outside(10_000)
 
 
-def test_an_outage_has_shares(make: Maker) -> None:
+def test_an_outage_has_shares(make: Maker, own_server: servers.Server) -> None:
     """Of what this host may spend."""
-    with servers.standalone() as server:
-        app, limiter = make(storage_uri=server.uri)
-        limited(app, limiter)
-        assert admitted(app, "loop") == 5
-        server.stop()
-        assert admitted(app, "ada") == 5
+    app, limiter = make(storage_uri=own_server.uri)
+    limited(app, limiter)
+    assert admitted(app, "loop") == 5
+    own_server.stop()
+    assert admitted(app, "ada") == 5
 
 
 def test_an_identity_by_its_name(make: Maker) -> None:

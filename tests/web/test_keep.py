@@ -193,15 +193,14 @@ def test_an_identity_may_be_the_class_too(make: Maker, first: str) -> None:
 
 
 @pytest.mark.parametrize("last", ["bulk", "interactive"])
-def test_an_outage_gives_nothing_twice(make: Maker, last: str) -> None:
+def test_an_outage_gives_nothing_twice(make: Maker, last: str, own_server: servers.Server) -> None:
     """Whatever class was decided last before it."""
-    with servers.standalone() as server:
-        app, limiter = make(storage_uri=server.uri)
-        limited(app, limiter, strategy="sliding-window")
-        before = statuses(app, "/", 8, headers={"X-Class": "interactive"})
-        before += statuses(app, "/", headers={"X-Class": last})
-        server.stop()
-        during = statuses(app, "/", 10, headers={"X-Class": "interactive"})
+    app, limiter = make(storage_uri=own_server.uri)
+    limited(app, limiter, strategy="sliding-window")
+    before = statuses(app, "/", 8, headers={"X-Class": "interactive"})
+    before += statuses(app, "/", headers={"X-Class": last})
+    own_server.stop()
+    during = statuses(app, "/", 10, headers={"X-Class": "interactive"})
     assert (before + during).count(200) == 10
 
 

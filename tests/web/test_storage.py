@@ -3,10 +3,8 @@
 import gc
 import weakref
 
-import flask_limiter
 import pytest
 import redis
-from flask import Flask
 from limits import RateLimitItemPerMinute, parse
 from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES, FixedWindowRateLimiter, RateLimiter
@@ -150,33 +148,6 @@ def test_an_invalid_cost_is_an_error(cost: object) -> None:
     strategy = STRATEGIES["token-bucket"](MemoryStorage())
     with pytest.raises(ValueError, match="'5 per 1 hour'"):
         strategy.hit(parse("5/hour"), "ada", cost=cost)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["token-bucket", "sliding-window"])
-def test_a_plain_flask_limiter_can_use_the_strategies(name: str, redis_uri: str) -> None:
-    """With its `strategy` option and its own headers and storages."""
-    for uri in ("memory://", redis_uri):
-        app = Flask("example")
-        limiter = flask_limiter.Limiter(
-            lambda: "someone", app=app, strategy=name, storage_uri=uri, headers_enabled=True
-        )
-        app.get("/")(limiter.limit("2/hour")(lambda: "ok"))
-        client = app.test_client()
-        assert client.get("/").headers["X-RateLimit-Remaining"] == "1"
-        assert statuses(client, times=2) == [200, 429]
-
-
-def test_reset_of_a_plain_flask_limiter_drops_the_buckets(redis_uri: str) -> None:
-    """They are part of its storage."""
-    for uri in ("memory://", redis_uri):
-        app = Flask("example")
-        limiter = flask_limiter.Limiter(
-            lambda: "someone", app=app, strategy="token-bucket", storage_uri=uri
-        )
-        app.get("/")(limiter.limit("1/hour")(lambda: "ok"))
-        assert statuses(app, times=2) == [200, 429]
-        limiter.reset()
-        assert statuses(app) == [200]
 
 
 def test_the_stock_strategies_are_unchanged() -> None:

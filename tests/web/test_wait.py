@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from ratelimit_ext.core.limit_string import wait_us
 from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
-from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import remaining, statuses
 from tests.web.conftest import Maker, Night
@@ -720,35 +719,27 @@ def test_a_client_that_leaves_the_line_for_a_slot(make: Maker, uri: str) -> None
     assert slots.state("slots").used == 0
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A server that the test may break."""
-    with servers.standalone() as server:
-        yield server
-
-
-def test_outages_while_calls_wait(make: Maker, server: Server) -> None:
+def test_outages_while_calls_wait(make: Maker, own_server: Server) -> None:
     """The storage dies and returns empty, several times, while calls run and wait: each starts, and
     none gets an error, also if it looks for its slot just then."""
-    slots = Slots(make, server.uri)
+    slots = Slots(make, own_server.uri)
     slots.fill(waiting=8)
     for down in (True, False) * 3:
         if down:
-            server.kill()
+            own_server.kill()
         else:
-            server.launch()
-            server.await_until(server.answers, "PONG")
+            own_server.relaunch()
         slots.over.release()
         eventually(lambda down=down: slots.limiter.operators.storage_is_down == down)
     assert slots.end() == {200}
 
 
 def test_a_storage_that_fails_again_at_the_turn(
-    make: Maker, server: Server, monkeypatch: pytest.MonkeyPatch
+    make: Maker, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that waited through an outage looks for its slot when the storage has returned, which
     fails at once, and may have admitted it: it starts nevertheless."""
-    slots = Slots(make, server.uri)
+    slots = Slots(make, own_server.uri)
     slots.fill(waiting=2)
     engine = slots.limiter._components.engines.primary
     admit, failures = engine.admit, [0]
@@ -769,11 +760,11 @@ def test_a_storage_that_fails_again_at_the_turn(
 
 
 def test_a_refused_look_keeps_its_ticket(
-    make: Maker, server: Server, monkeypatch: pytest.MonkeyPatch
+    make: Maker, own_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The storage cannot have admitted it. Under another id it waited behind its own ticket when
     the storage was back."""
-    slots = Slots(make, server.uri)
+    slots = Slots(make, own_server.uri)
     slots.fill(waiting=1)
     engines, ids = slots.limiter._components.engines, list[int]()
     assert engines.outage is not None
@@ -798,11 +789,11 @@ def test_a_refused_look_keeps_its_ticket(
     assert slots.end() == {200}
 
 
-def test_lost_data_while_calls_wait(make: Maker, server: Server) -> None:
+def test_lost_data_while_calls_wait(make: Maker, own_server: Server) -> None:
     """All slots are free then: those in line start within seconds."""
-    slots = Slots(make, server.uri)
+    slots = Slots(make, own_server.uri)
     slots.fill(waiting=2)
-    with server.client() as client:
+    with own_server.client() as client:
         client.flushall()
     eventually(lambda: len(slots.running) == 4)
     assert slots.end() == {200}

@@ -16,9 +16,9 @@ from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key, root
 
 
-def chat(*endpoints: str) -> Blueprint:
-    """A blueprint `chat` with these endpoints."""
-    blueprint = Blueprint("chat", "chat", url_prefix="/chat")
+def chat(*endpoints: str, name: str = "chat") -> Blueprint:
+    """A blueprint with these endpoints."""
+    blueprint = Blueprint(name, name, url_prefix=f"/{name}")
     for endpoint in endpoints:
         blueprint.add_url_rule(f"/{endpoint}", endpoint, root, methods=["GET", "POST"])
     return blueprint
@@ -603,18 +603,10 @@ limits = [{ name = "user", limit = "3/hour" }]
 """
 
 
-def api(*endpoints: str) -> Blueprint:
-    """A blueprint `api` with these endpoints."""
-    blueprint = Blueprint("api", "api", url_prefix="/api")
-    for endpoint in endpoints:
-        blueprint.add_url_rule(f"/{endpoint}", endpoint, root)
-    return blueprint
-
-
 def test_a_group_is_one_bucket(make: Maker, tmp_path: Path) -> None:
     """For a blueprint, an endpoint of another, and one of the application."""
     app, _ = make(config=policy(tmp_path, GROUP))
-    for blueprint in (chat("one", "two"), api("one", "two")):
+    for blueprint in (chat("one", "two"), chat("one", "two", name="api")):
         app.register_blueprint(blueprint)
     app.add_url_rule("/", "index", root)
     client = app.test_client()
@@ -633,7 +625,7 @@ def test_a_group_can_have_a_bucket_for_each_endpoint(make: Maker, tmp_path: Path
         limits = [{ limit = "1/hour", shared = false }]
     """
     app, _ = make(config=policy(tmp_path, text))
-    for blueprint in (chat("one", "two"), api("one")):
+    for blueprint in (chat("one", "two"), chat("one", name="api")):
         app.register_blueprint(blueprint)
     for path in ("/chat/one", "/chat/two", "/api/one"):
         assert statuses(app, path, 2) == [200, 429]

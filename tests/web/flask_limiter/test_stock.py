@@ -5,7 +5,7 @@ import pytest
 from flask import Flask
 
 import ratelimit_ext  # noqa: F401 - registers the strategies
-from tests.web.calls import serve
+from tests.web.calls import serve, statuses
 
 
 def served(uri: str, strategy: str) -> Flask:
@@ -42,3 +42,12 @@ def test_a_caller_who_waits_passes(uri: str, monkeypatch: pytest.MonkeyPatch) ->
     refused = [client.get("/") for _ in range(6)][-1]
     now[0] += int(refused.headers["Retry-After"])
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
+
+
+def test_a_reset_drops_the_buckets(uri: str) -> None:
+    """They are part of its storage."""
+    app = served(uri, "token-bucket")
+    assert statuses(app, times=6) == [200] * 5 + [429]
+    (limiter,) = app.extensions["limiter"]
+    limiter.reset()
+    assert statuses(app) == [200]

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +30,6 @@ SCRIPT_CALLS = ("eval", "evalsha", "fcall")
 LONG = {"RATELIMIT_WORKERS": 2}
 
 
-@pytest.fixture
-def server() -> Iterator[servers.Server]:
-    """A server that the test may break."""
-    with servers.standalone() as server:
-        yield server
-
-
 def made(uri: str, config: dict[str, Any] | None = None, **options: Any) -> tuple[Flask, Limiter]:
     app = Flask("example")
     app.config.update({"RATELIMIT_SETTLEMENTS_DIR": "", **(config or {})})
@@ -45,8 +37,7 @@ def made(uri: str, config: dict[str, Any] | None = None, **options: Any) -> tupl
 
 
 def revive(server: servers.Server, limiter: Limiter) -> None:
-    server.launch()
-    server.await_until(server.answers, "PONG")
+    server.relaunch()
     servers.eventually(lambda: not limiter.operators.storage_is_down)
 
 
@@ -162,18 +153,18 @@ def test_no_sentinel_is_asked_twice() -> None:
 
 
 def test_listeners_and_the_log_learn_of_an_outage(
-    server: servers.Server, caplog: pytest.LogCaptureFixture
+    own_server: servers.Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """That it began, why, what was decided meanwhile and how, and that it is over."""
-    app, limiter = made(server.uri)
+    app, limiter = made(own_server.uri)
     app.get("/")(limiter.limit("5/day")(lambda: "ok"))
     client, events = app.test_client(), list[Event]()
     limiter.listen(events.append)
     with caplog.at_level(logging.WARNING, "ratelimit_ext"):
         assert statuses(client) == [200]
-        server.kill()
+        own_server.kill()
         assert statuses(client, times=3) == [200] * 3
-        revive(server, limiter)
+        revive(own_server, limiter)
         servers.eventually(lambda: any("is back" in r.message for r in caplog.records))
         assert client.get("/").headers["X-RateLimit-Remaining"] == "1"  # the server was empty
     down, back = [event for event in events if isinstance(event, StorageEvent)]
@@ -187,10 +178,10 @@ def test_listeners_and_the_log_learn_of_an_outage(
     assert messages[-1].endswith("requests decided without it: local 3")
 
 
-def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
+def test_a_request_pays_one_deadline_at_most(own_server: servers.Server) -> None:
     """A server that hangs: the call that hit the deadline is decided without it, and what it may
     hold there is released when the server goes on."""
-    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
+    app, limiter = made(own_server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
 
     @app.get("/")
     @limiter.limit("100/day", unit="tokens", cost=30, name="tokens")
@@ -200,12 +191,12 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
 
     client = app.test_client()
     assert statuses(client) == [200]
-    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(own_server.pid, signal.SIGSTOP)
     servers.eventually(
         lambda: client.get("/?used=1").headers[DEGRADED] and limiter.operators.storage_is_down
     )
     degraded = sum(limiter._components.engines.outage.decided.values())  # type: ignore[union-attr]
-    os.kill(server.pid, signal.SIGCONT)
+    os.kill(own_server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.operators.storage_is_down)
     first = 1  # it was decided when the breaker was still closed, and is not in the count
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
@@ -216,7 +207,7 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
 
 
 @pytest.mark.slow
-def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.Server) -> None:
+def test_a_request_that_arrives_after_its_release_keeps_no_slot(own_server: servers.Server) -> None:
     """The network carries it once its worker has given it up and released what it might hold."""
     goes_on = threading.Event()
 
@@ -225,11 +216,11 @@ def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.
         target.sendall(request)
 
     def decisions() -> int:
-        with server.client() as client:
+        with own_server.client() as client:
             stats = client.info("commandstats")
         return sum(stats.get(f"cmdstat_{each}", {"calls": 0})["calls"] for each in SCRIPT_CALLS)
 
-    with Relay(server.port) as relay:
+    with Relay(own_server.port) as relay:
         app, limiter = made(f"redis://127.0.0.1:{relay.port}")
 
         @app.get("/")
@@ -282,17 +273,17 @@ def test_a_worker_starts_while_its_cluster_is_down(scheme: str) -> None:
 
 @pytest.mark.parametrize("uri", ["redis+cluster://{}", "valkey+cluster://{}"])
 def test_a_server_that_is_no_cluster_is_an_error_at_the_start(
-    server: servers.Server, uri: str
+    own_server: servers.Server, uri: str
 ) -> None:
     """It would not become one."""
     with pytest.raises(Exception, match=r"[Cc]luster"):
-        made(uri.format(f"127.0.0.1:{server.port}"))
+        made(uri.format(f"127.0.0.1:{own_server.port}"))
 
 
 @pytest.mark.parametrize("ends", ["in the outage", "afterwards"])
-def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) -> None:
+def test_a_call_in_flight_costs_what_it_cost(own_server: servers.Server, ends: str) -> None:
     """It began before, in, or after the outage: the storage is charged each once, exactly."""
-    app, limiter = made(server.uri, LONG)
+    app, limiter = made(own_server.uri, LONG)
     goes_on = {name: threading.Event() for name in ("before", "during")}
 
     @app.get("/<name>/<int:used>")
@@ -314,7 +305,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
 
     before = start("/before/7")
     servers.eventually(lambda: left() == [9, 900])
-    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(own_server.pid, signal.SIGSTOP)
     breaker: Any = limiter._components.engines.primary
     breaker._engine._open("stopped")  # as if calls had waited for the deadline
     breaker._engine.wake()
@@ -329,7 +320,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
 
     if ends == "in the outage":
         end_both()
-    os.kill(server.pid, signal.SIGCONT)
+    os.kill(own_server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.operators.storage_is_down)
     if ends == "afterwards":
         servers.eventually(lambda: left() == [8, 797])
@@ -340,19 +331,19 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
 
 @pytest.mark.parametrize("down", ["at first", "for the retry"])
 def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
-    server: servers.Server, down: str
+    own_server: servers.Server, down: str
 ) -> None:
     """A dearer attempt holds the difference, in another engine than the first attempt."""
-    app, limiter = made(server.uri, LONG)
+    app, limiter = made(own_server.uri, LONG)
     breaker: Any = limiter._components.engines.primary
 
     def stop() -> None:
-        os.kill(server.pid, signal.SIGSTOP)
+        os.kill(own_server.pid, signal.SIGSTOP)
         breaker._engine._open("stopped")
         breaker._engine.wake()
 
     def go_on() -> None:
-        os.kill(server.pid, signal.SIGCONT)
+        os.kill(own_server.pid, signal.SIGCONT)
         servers.eventually(lambda: not limiter.operators.storage_is_down)
 
     @app.get("/")
@@ -395,11 +386,11 @@ def test_a_call_that_was_never_sent_releases_nothing(on_failure: str) -> None:
 
 
 def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
-    server: servers.Server,
+    own_server: servers.Server,
 ) -> None:
     """It held the whole budget when the outage began. Other calls of the same caller had been
     denied. The storage charges the real costs when it is back."""
-    app, limiter = made(server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
+    app, limiter = made(own_server.uri, {"RATELIMIT_DEADLINE_SECONDS": 0.5})
     is_running, ends = threading.Event(), threading.Event()
 
     @app.get("/long")
@@ -416,14 +407,14 @@ def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
     call.start()
     assert is_running.wait(20)
     assert client.get("/long?holds=900").status_code == 429
-    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(own_server.pid, signal.SIGSTOP)
     servers.eventually(lambda: client.get("/long?holds=901") and limiter.operators.storage_is_down)
     assert client.get("/long?holds=900").status_code == 429
     ends.set()
     call.join()
     answers = [client.get("/long?holds=800") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    os.kill(server.pid, signal.SIGCONT)
+    os.kill(own_server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.operators.storage_is_down)
     servers.eventually(
         lambda: not settlements and limiter._components.engines.outage.is_handed_back
@@ -432,10 +423,12 @@ def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
 
 
 def test_what_was_handed_back_survives_its_process_in_the_next_outage(
-    server: servers.Server, tmp_path: Path
+    own_server: servers.Server, tmp_path: Path
 ) -> None:
     """A call that began in one outage and ends in the next is in the journal."""
-    app, limiter = made(server.uri, {"RATELIMIT_SETTLEMENTS_DIR": str(tmp_path / "settlements")})
+    app, limiter = made(
+        own_server.uri, {"RATELIMIT_SETTLEMENTS_DIR": str(tmp_path / "settlements")}
+    )
     is_running, ends = threading.Event(), threading.Event()
 
     @app.get("/")
@@ -446,17 +439,17 @@ def test_what_was_handed_back_survives_its_process_in_the_next_outage(
         limiter.settle(tokens=20)
         return "ok"
 
-    server.kill()
+    own_server.kill()
     app.test_client().get("/nowhere")
     call = threading.Thread(target=lambda: app.test_client().get("/"))
     call.start()
     assert is_running.wait(20)
-    revive(server, limiter)
+    revive(own_server, limiter)
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
-    server.kill()
+    own_server.kill()
     ends.set()
     call.join()
     (journal,) = (tmp_path / "settlements").glob("*.journal")
     assert ",20]" in journal.read_text()
-    revive(server, limiter)
+    revive(own_server, limiter)
     servers.eventually(lambda: not list((tmp_path / "settlements").glob("*.journal")))

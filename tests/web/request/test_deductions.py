@@ -303,30 +303,28 @@ def test_what_the_storage_could_not_take_is_charged_when_it_is_back(uri: str) ->
     assert left(app, limiter) == [3]
 
 
-def test_what_an_outage_has_counted_is_charged_afterwards() -> None:
+def test_what_an_outage_has_counted_is_charged_afterwards(own_server: servers.Server) -> None:
     """The worker checks and charges its share; so does the storage when it is back. The failure
     whose view the server did not survive is charged there, too."""
-    with servers.standalone() as server:
-        app = flask.Flask("outage")
-        app.config["RATELIMIT_SETTLEMENTS_DIR"] = ""
-        # A busy machine is no outage: a dead server refuses connections at once.
-        app.config["RATELIMIT_DEADLINE_SECONDS"] = 5
-        limiter = Limiter(lambda: "ada", app=app, storage_uri=server.uri)
+    app = flask.Flask("outage")
+    app.config["RATELIMIT_SETTLEMENTS_DIR"] = ""
+    # A busy machine is no outage: a dead server refuses connections at once.
+    app.config["RATELIMIT_DEADLINE_SECONDS"] = 5
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=own_server.uri)
 
-        @app.get("/<int:status>", endpoint="view")
-        @limiter.limit("5/day", deduct_when=failed)
-        def view(status: int) -> tuple[str, int]:
-            if "kill" in flask.request.args:
-                server.kill()
-            return "answered", status
+    @app.get("/<int:status>", endpoint="view")
+    @limiter.limit("5/day", deduct_when=failed)
+    def view(status: int) -> tuple[str, int]:
+        if "kill" in flask.request.args:
+            own_server.kill()
+        return "answered", status
 
-        assert statuses(app, "/401?kill=1") == [401]
-        assert statuses(app, "/200", 3) + statuses(app, "/401", 3) == [200] * 3 + [401] * 3
-        server.launch()
-        server.await_until(server.answers, "PONG")
-        servers.eventually(lambda: not limiter.operators.storage_is_down)
-        servers.eventually(lambda: left(app, limiter) == [1])
-        assert statuses(app, "/401") + statuses(app, "/200") == [401, 429]
+    assert statuses(app, "/401?kill=1") == [401]
+    assert statuses(app, "/200", 3) + statuses(app, "/401", 3) == [200] * 3 + [401] * 3
+    own_server.relaunch()
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
+    servers.eventually(lambda: left(app, limiter) == [1])
+    assert statuses(app, "/401") + statuses(app, "/200") == [401, 429]
 
 
 # -- after a good log-in ---------------------------------------------------------------------------
@@ -391,22 +389,21 @@ def test_a_log_in_does_not_fail_if_limits_are_disabled() -> None:
 
 
 def test_a_log_in_does_not_fail_if_nothing_can_be_forgotten(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, own_server: servers.Server
 ) -> None:
     """The storage is down: the log says so, and the caller keeps the failures."""
-    with servers.standalone() as server:
-        app = flask.Flask("outage")
-        app.config["RATELIMIT_SETTLEMENTS_DIR"] = ""
-        limiter = Limiter(lambda: "ada", app=app, storage_uri=server.uri)
-        app.get("/")(
-            limiter.limit("5/minute", name="login")(lambda: str(limiter.forget("login", "ada")))
-        )
-        client = app.test_client()
-        assert client.get("/").text == "True"
-        server.kill()
-        with app.test_request_context("/"):
-            assert not limiter.forget("login", "ada")
-        assert "the counts of 'login' are kept" in caplog.text
+    app = flask.Flask("outage")
+    app.config["RATELIMIT_SETTLEMENTS_DIR"] = ""
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=own_server.uri)
+    app.get("/")(
+        limiter.limit("5/minute", name="login")(lambda: str(limiter.forget("login", "ada")))
+    )
+    client = app.test_client()
+    assert client.get("/").text == "True"
+    own_server.kill()
+    with app.test_request_context("/"):
+        assert not limiter.forget("login", "ada")
+    assert "the counts of 'login' are kept" in caplog.text
 
 
 # -- as it is written ------------------------------------------------------------------------------
