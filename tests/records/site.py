@@ -1,14 +1,21 @@
 """An application whose records a test reads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from click.testing import Result
 from flask import Flask
 
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, StorageUnavailable
 from ratelimit_ext.records.recorder import Recorder
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
+
+
+class Down:
+    """A store that does not answer."""
+
+    def change(self, *_: Any) -> int:
+        raise StorageUnavailable("down")
 
 
 class Site(NamedTuple):

@@ -7,7 +7,6 @@ import redis
 
 from ratelimit_ext.records import counters as module
 from ratelimit_ext.records.counters import REQUESTS
-from tests import servers
 from tests.records.site import Site, remembering
 from tests.web.calls import serve
 from tests.web.conftest import Clock, Maker
@@ -140,16 +139,6 @@ def test_a_missing_right_is_logged_once(
     assert "no permissions to run the 'xadd' command" in logged[0]
     [counts] = limited(make, redis_uri).recorder.counters.read(1).values()
     assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
-
-
-def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
-    """Written and read like on one server."""
-    site = limited(make, cluster_server.uri)
-    with cluster_server.client() as client:
-        client.flushall()
-    site.hit(3)
-    [counts] = site.recorder.counters.read(1).values()
-    assert counts[REQUESTS] == {"allowed": 3}
 
 
 def test_memory_keeps_no_counts(make: Maker) -> None:

@@ -11,14 +11,13 @@ import pytest
 import redis
 from click.testing import Result
 
-from ratelimit_ext import StorageUnavailable, client_ip
+from ratelimit_ext import client_ip
 from ratelimit_ext.records import denials as module
 from ratelimit_ext.records import recorder as writer
 from ratelimit_ext.records.denials import COUNT_S, KEEP_S, MOST_RECORDS, DenialRecord
 from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.store import require_store
-from tests import servers
-from tests.records.site import Site, remembering
+from tests.records.site import Down, Site, remembering
 from tests.records.test_override_store import no_more_threads
 from tests.servers import eventually
 from tests.web.calls import serve, statuses
@@ -224,13 +223,6 @@ def test_the_record_has_a_ceiling(
     assert redis_client.xlen(stream) == 1
 
 
-class Down:
-    """A store that does not answer."""
-
-    def change(self, *_: Any) -> int:
-        raise StorageUnavailable("down")
-
-
 def test_an_outage_keeps_what_fits(make: Maker, redis_uri: str) -> None:
     """Denials are written when the storage is back."""
     site = limited(make, redis_uri)
@@ -244,16 +236,6 @@ def test_an_outage_keeps_what_fits(make: Maker, redis_uri: str) -> None:
     flushed(site)
     assert [each.limit for each in site.recorder.denials.read()] == ["calls"]
     assert not site.recorder.denials._unsent
-
-
-def test_records_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
-    """Written and read like on one server."""
-    site = limited(make, cluster_server.uri)
-    with cluster_server.client() as client:
-        client.flushall()
-    site.hit(3)
-    flushed(site)
-    assert "denied by 'calls'" in why(site, "ann").stdout
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import redis
 from click.testing import Result
 from flask import Blueprint, Flask, request
 
-from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
+from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.records import shadow as module
+from ratelimit_ext.records.counters import REQUESTS
 from ratelimit_ext.records.shadow import Counts, Shadow
 from tests import servers
-from tests.records.site import Site, remembering
+from tests.records.site import Down, Site, remembering
 from tests.web.calls import serve
 from tests.web.conftest import Maker
 
@@ -212,11 +213,6 @@ def test_the_storage_keeps_the_largest_counts(make: Maker, redis_uri: str) -> No
 
 def test_an_outage_keeps_the_counts(make: Maker, redis_uri: str) -> None:
     """They are added when the storage is back."""
-
-    class Down:
-        def change(self, *_: Any) -> int:
-            raise StorageUnavailable("down")
-
     site = limited(make, redis_uri)
     shadows = site.recorder.shadows
     store = shadows.store
@@ -228,13 +224,17 @@ def test_an_outage_keeps_the_counts(make: Maker, redis_uri: str) -> None:
     assert counted(site)["calls"].requests == 4
 
 
-def test_counts_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
-    """Written by one call, read like on one server."""
+def test_records_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
+    """Trials, decisions and denials are written by one call, and read like on one server."""
     with cluster_server.client() as client:
         client.flushall()
     site = limited(make, cluster_server.uri)
-    site.hit(3)
-    assert (counted(site)["calls"].denied, counted(site)["calls"].used) == (1, {"ann": 3})
+    site.hit(6)
+    site.recorder.flush(all_of_them=True)
+    assert (counted(site)["calls"].denied, counted(site)["calls"].used) == (3, {"ann": 5})
+    [counts] = site.recorder.counters.read(1).values()
+    assert counts[REQUESTS] == {"allowed": 5, "denied": 1}
+    assert "denied by 'calls'" in site.run("why", "ann").stdout
 
 
 def test_a_candidate_may_be_in_a_file_and_in_the_configuration(tmp_path: Path) -> None:

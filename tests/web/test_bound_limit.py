@@ -8,7 +8,7 @@ from flask import Blueprint, request
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext import Limit
-from tests.web.calls import serve, statuses
+from tests.web.calls import remaining, serve, statuses
 from tests.web.conftest import Clock, Maker, root
 
 
@@ -92,6 +92,7 @@ def test_a_cost_that_is_none_is_an_error_that_names_the_limit(make: Maker, cost:
     app.get("/")(limiter.limit("7/minute", cost=lambda: cost)(root))
     with pytest.raises(ValueError, match=r"'7 per 1 minute' is .*whole number from 0 up"):
         app.test_client().get("/")
+    assert remaining(app, limiter, "root") == {"": 7}
 
 
 def test_a_whole_float_is_a_cost(make: Maker) -> None:

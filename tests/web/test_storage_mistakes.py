@@ -117,9 +117,11 @@ def test_an_unknown_option_of_memcached() -> None:
         started("memcached://127.0.0.1:1", {"sockt_timeout": 1})
 
 
-def test_a_disabled_extension_asks_no_storage() -> None:
-    """As in Flask-Limiter."""
-    started(DOWN, {"sockt_timeout": 1}, RATELIMIT_ENABLED=False)
+@pytest.mark.parametrize("uri", [DOWN, "reddis://localhost"])
+def test_a_disabled_extension_asks_no_storage(uri: str) -> None:
+    """Not even for one that exists, as in Flask-Limiter."""
+    app = started(uri, {"sockt_timeout": 1}, RATELIMIT_ENABLED=False)
+    assert statuses(app) == [200]
 
 
 def test_a_certificate_that_is_not_trusted(redis_server: servers.Server, tmp_path: Path) -> None:

@@ -80,13 +80,6 @@ def test_a_switch_may_be_a_word_for_true(make: Maker) -> None:
         assert limiter.enabled
 
 
-def test_a_disabled_extension_needs_no_storage(make: Maker) -> None:
-    """Not even one that exists, as in Flask-Limiter."""
-    app, _ = make(config={"RATELIMIT_ENABLED": False}, storage_uri="reddis://localhost")
-    app.get("/")(asked_key)
-    assert statuses(app) == [200]
-
-
 def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
     """At the first request of the view, which no limit reaches."""
     app, limiter = make(default_limits=["9/minute"])

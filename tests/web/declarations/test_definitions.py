@@ -247,11 +247,14 @@ def test_a_limit_function_is_called_at_each_request(make: Maker) -> None:
     assert statuses(app) == [429]
 
 
-def test_a_limit_function_may_return_no_limit(make: Maker) -> None:
-    """Then the defaults apply."""
-    app, limiter = make(default_limits=["1/minute"])
+@pytest.mark.parametrize(("defaults", "answers"), [(["1/minute"], [200, 429]), ([], [200, 200])])
+def test_a_limit_function_may_return_no_limit(
+    make: Maker, defaults: list[str], answers: list[int]
+) -> None:
+    """Then the defaults apply, if there are any."""
+    app, limiter = make(default_limits=defaults)
     app.get("/")(limiter.limit(lambda: request.headers.get("X-Limit", ""))(root))
-    assert statuses(app, times=2) == [200, 429]
+    assert statuses(app, times=2) == answers
     assert statuses(app, headers={"X-Limit": "2/minute"}, times=3) == [200, 200, 429]
 
 

@@ -189,13 +189,6 @@ def test_a_valid_limit_is_accepted(statement: dict[str, Any]) -> None:
     Limiter(asked_key).limit(**statement)
 
 
-def test_a_function_may_return_no_limit(make: Maker) -> None:
-    """Only a string that is empty is a mistake."""
-    app, limiter = make()
-    app.get("/")(limiter.limit(lambda: "")(asked_key))
-    assert statuses(app, times=2) == [200, 200]
-
-
 @pytest.mark.parametrize(
     "options",
     [
