@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -230,11 +231,8 @@ def test_a_pause_that_holds_up_many_calls_does_not_open_it(
     """All of them began before the first failed."""
     inner.error, all_began = unavailable(LATE), threading.Barrier(8)
     inner.inside = all_began.wait
-    threads = [threading.Thread(target=fails, args=[breaker]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fails, [breaker] * 8))
     assert inner.calls == 8
     assert not breaker.is_open
 

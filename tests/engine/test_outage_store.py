@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def left(engine: Any, limit: Limit = CHARGE[0].limit, key: str = "ada") -> int:
     return remaining
 
 
+def hand_back_at_once(workers: list[OutageEngine], storage: MemoryEngine) -> None:
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(lambda worker: worker.hand_back(storage, within_s=9), workers))
+
+
 @pytest.mark.parametrize("strategy", RATES)
 def test_the_workers_of_a_host_have_one_share(path: Path, strategy: str) -> None:
     """Also one worker alone may give all of it, and each sees what another has given."""
@@ -88,14 +94,7 @@ def test_two_hosts_hand_back_what_each_has_admitted(tmp_path: Path, strategy: st
         hold = hold._replace(id=hold.id + 1)
         assert admitted(worker_of(path, storage, count=4), 30, [Charge(limit, "ada")]) == 10
     workers = [worker_of(path, storage, count=4) for path in (*paths, *paths)]
-    threads = [
-        threading.Thread(target=worker.hand_back, args=[storage], kwargs={"within_s": 9})
-        for worker in workers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    hand_back_at_once(workers, storage)
     assert all(worker.is_handed_back for worker in workers)
     assert left(storage, limit) == 0
     holds = hold._replace(id=hold.id - 2), hold._replace(id=hold.id - 1)
@@ -378,14 +377,7 @@ def test_two_workers_that_hand_back_at_once_charge_once(path: Path) -> None:
             return storage.settle(*words, **more)
 
     workers = [worker_of(path) for _ in range(2)]
-    threads = [
-        threading.Thread(target=worker.hand_back, args=[Slow()], kwargs={"within_s": 9})
-        for worker in workers
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    hand_back_at_once(workers, Slow())
     assert left(storage) == 6
     assert all(worker.is_handed_back for worker in workers)
 

@@ -123,14 +123,8 @@ def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
     """No name is made inside a script, as a cluster demands, and every command is one of six."""
     text = text_of("engine", "prelude") + text_of("engine", driver)
     commands = re.findall(r"redis\.p?call\('(\w+)'(?:, ([^)]*))?", text)
-    assert {command for command, _ in commands} == {
-        "MGET",
-        "TIME",
-        "SET",
-        "SETRANGE",
-        "PEXPIRE",
-        "DEL",
-    }
+    names = {"MGET", "TIME", "SET", "SETRANGE", "PEXPIRE", "DEL"}
+    assert {command for command, _ in commands} == names
     assert all(re.match(r"unpack\(KEYS|KEYS\[i\]|key|$", rest) for _, rest in commands)
     assert all("redis." not in fragment_of(strategy) for strategy in STRATEGIES)
 

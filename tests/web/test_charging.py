@@ -2,10 +2,10 @@
 
 import contextlib
 import random
-import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -119,7 +119,7 @@ def test_never_more_than_the_amount_by_threads(shop: Shop) -> None:
     admitted: list[int] = []
     app, limiter = shop.app, shop.limiter
 
-    def work() -> None:
+    def work(_: int) -> None:
         with app.app_context():
             try:
                 with limiter.charge("usd-day", "ada", usd="0.10") as call:
@@ -128,11 +128,8 @@ def test_never_more_than_the_amount_by_threads(shop: Shop) -> None:
             except RateLimitExceeded:
                 pass
 
-    threads = [threading.Thread(target=work) for _ in range(30)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(work, range(30)))
     assert len(admitted) == 10
     assert shop.left("usd-day") == "0"
 

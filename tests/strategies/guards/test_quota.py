@@ -28,20 +28,14 @@ def test_what_is_left_is_what_was_reported(world: World) -> None:
     assert world.call(TOKENS, 20).allowed
 
 
-def test_calls_that_the_keeper_has_not_seen_count(world: World) -> None:
-    """A report that is older than our calls does not give them back."""
+@pytest.mark.parametrize(("ours", "reported", "left"), [(400, 100, 200), (100, 550, 50)])
+def test_a_later_report(world: World, ours: int, reported: int, left: int) -> None:
+    """One that is older than our calls does not give them back; what other users of the quota have
+    used is not available."""
     world.report(TOKENS, 600, 0, MINUTE)
-    assert world.call(TOKENS, 400).allowed
-    world.report(TOKENS, 600, 100, MINUTE)
-    assert world.left(TOKENS) == 200
-
-
-def test_calls_of_others_count(world: World) -> None:
-    """What other users of the quota have used is not available."""
-    world.report(TOKENS, 600, 0, MINUTE)
-    assert world.call(TOKENS, 100).allowed
-    world.report(TOKENS, 600, 550, MINUTE)
-    assert world.left(TOKENS) == 50
+    assert world.call(TOKENS, ours).allowed
+    world.report(TOKENS, 600, reported, MINUTE)
+    assert world.left(TOKENS) == left
 
 
 @pytest.mark.parametrize(("amount", "left"), [(1200, 800), (500, 100), (300, 0)])

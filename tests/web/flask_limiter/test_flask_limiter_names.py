@@ -35,29 +35,11 @@ def limiter() -> flask_limiter.Limiter:
 
 
 ATTRIBUTES = (
-    "_fail_on_first_breach",
-    "_fallback_storage",
-    "_header_mapping",
-    "_headers_enabled",
-    "_in_memory_fallback",
-    "_in_memory_fallback_enabled",
-    "_key_func",
-    "_key_prefix",
-    "_limiter",
-    "_marked_for_limiting",
-    "_meta_limits",
-    "_on_breach",
-    "_on_meta_breach",
-    "_request_filters",
-    "_retry_after",
-    "_storage",
-    "_strategy",
-    "_swallow_errors",
-    "enabled",
-    "identify_request",
-    "initialized",
-    "limit_manager",
-    "logger",
+    *("_fail_on_first_breach", "_fallback_storage", "_header_mapping", "_headers_enabled"),
+    *("_in_memory_fallback", "_in_memory_fallback_enabled", "_key_func", "_key_prefix"),
+    *("_limiter", "_marked_for_limiting", "_meta_limits", "_on_breach", "_on_meta_breach"),
+    *("_request_filters", "_retry_after", "_storage", "_strategy", "_swallow_errors", "enabled"),
+    *("identify_request", "initialized", "limit_manager", "logger"),
 )
 
 
@@ -99,23 +81,11 @@ def test_the_extension_is_found_in_the_application() -> None:
 
 
 MANAGER = (
-    "_application_limits",
-    "_blueprint_exemption_scope",
-    "_blueprint_exemptions",
-    "_blueprint_limits",
-    "_decorated_limits",
-    "_default_limits",
-    "_endpoint_hints",
-    "_route_exemptions",
-    "add_blueprint_exemption",
-    "add_blueprint_limit",
-    "add_decorated_limit",
-    "add_endpoint_hint",
-    "add_route_exemption",
-    "blueprint_limits",
-    "exemption_scope",
-    "has_hints",
-    "resolve_limits",
+    *("_application_limits", "_blueprint_exemption_scope", "_blueprint_exemptions"),
+    *("_blueprint_limits", "_decorated_limits", "_default_limits", "_endpoint_hints"),
+    *("_route_exemptions", "add_blueprint_exemption", "add_blueprint_limit"),
+    *("add_decorated_limit", "add_endpoint_hint", "add_route_exemption", "blueprint_limits"),
+    *("exemption_scope", "has_hints", "resolve_limits"),
 )
 
 
