@@ -7,9 +7,8 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -26,6 +25,8 @@ from ratelimit_ext.engine.engine import Engine, Workers
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
+from tests.engine.relay import Relay, whole
+from tests.faults.replies import dripping
 from tests.strategies.world import DAY
 
 CHARGE = Charge(Limit(1000, DAY), "LIMITS:bucket")
@@ -369,45 +370,18 @@ def test_it_opens_and_closes(fault: Callable[[servers.Server], Callable[[], obje
         servers.eventually(lambda: guarded.breaker._thread is None)
 
 
-@contextmanager
-def dripping(reply: bytes, every_s: float) -> Iterator[str]:
-    """A server that answers each command with these bytes, one at a time."""
-    over = threading.Event()
-
-    def serve(client: socket.socket) -> None:
-        with client:
-            while client.recv(65_536):
-                for position in range(len(reply)):
-                    if over.wait(every_s):
-                        return
-                    client.sendall(reply[position : position + 1])
-
-    def accept() -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=[client], daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"redis://127.0.0.1:{listener.getsockname()[1]}"
-        over.set()
-        listener.shutdown(socket.SHUT_RDWR)
-
-
 @pytest.mark.parametrize("handshake", [{}, {"protocol": 2, "lib_name": None, "lib_version": None}])
 @pytest.mark.parametrize(
     "call", [lambda engine: engine.admit([CHARGE]), RedisEngine.probe], ids=["admit", "probe"]
 )
 def test_a_reply_that_drips_ends_with_the_deadline(
-    call: Callable[[RedisEngine], object], handshake: dict[str, Any]
+    redis_server: servers.Server, call: Callable[[RedisEngine], object], handshake: dict[str, Any]
 ) -> None:
-    """Each byte comes in time, all of them would take ten seconds; also those of the handshake, and
+    """Each byte comes in time, all of them would take longer; also those of the handshake, and
     those of the breaker's probe."""
-    with dripping(b"*2\r\n:1\r\n:" + b"1" * 490, every_s=0.02) as uri:
-        guarded = Guarded(uri, **handshake)
+    with Relay(redis_server.port) as relay:
+        relay.deliver = dripping(relay, DEADLINE_S / 5)
+        guarded = Guarded(f"redis://127.0.0.1:{relay.port}", **handshake)
         received: list[int] = []
         recv_into = socket.socket.recv_into
         with pytest.MonkeyPatch.context() as patch:
@@ -419,6 +393,7 @@ def test_a_reply_that_drips_ends_with_the_deadline(
             with pytest.raises(StorageUnavailable, match="Timeout"):
                 call(guarded.inner)
         assert 0 < len(received) < 50
+        relay.deliver = whole
 
 
 def test_a_forked_child_begins_closed() -> None:
