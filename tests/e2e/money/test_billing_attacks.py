@@ -77,6 +77,14 @@ def patient(make_gateway: MakeGateway) -> Gateway:
     return make_gateway()
 
 
+@pytest.fixture
+def starter(make_gateway: MakeGateway) -> Gateway:
+    """The application with a bound on calls at once, and mallory on the smallest plan."""
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    return gateway
+
+
 def be_served(gateway: Gateway) -> None:
     """The bystander's ordinary calls: one to each provider."""
     said = says("normal", caller=BYSTANDER, tokens=20)
@@ -93,6 +101,15 @@ def says(scenario: str, *, caller: str, **options: object) -> Any:
     """The messages of a call with this behaviour and a new id."""
     options = {"id": next(ids), **options}
     return [{"role": "user", "content": marker(scenario, caller=caller, **options)}]
+
+
+def body_of(path: str, said: Any, *, most: int) -> dict[str, Any]:
+    """A call at that address with a bound, of its usual model."""
+    if path == CHAT:
+        return {"model": GPT, "message": said[0]["content"]}
+    if path == RESPONSES:
+        return {"model": GPT, "input": said, "max_output_tokens": most}
+    return {"model": CLAUDE if path == ANTHROPIC else GPT, "messages": said, "max_tokens": most}
 
 
 def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: Any) -> str | None:
@@ -160,6 +177,11 @@ def figures(
 Figures = Callable[..., Account]
 
 
+def is_charged_its_bill(account: Account) -> None:
+    assert account.is_paid, account
+    assert account.is_not_overcharged, account
+
+
 # 1. Timeouts
 
 
@@ -182,88 +204,46 @@ def test_1_bounded_timeouts_are_paid(gateway: Gateway, figures: Figures, scenari
         said = says(scenario, caller="mallory", tokens="all")
         stream = scenario == "silent"
         attempt(gateway, "mallory", GPT, said, max_completion_tokens=3000, stream=stream)
-    account = figures(gateway)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+    is_charged_its_bill(figures(gateway))
 
 
 # 2. Disconnecting before usage arrives
 
 
-@pytest.mark.parametrize(
-    ("kind", "model"),
-    [
-        ("text", GPT),
-        ("hidden_reasoning", GPT),
-        ("function_call", GPT),
-        ("custom_input", GPT),
-        ("tool_arguments", GPT),
-        ("refusal", GPT),
-        ("text", CLAUDE),
-        ("thinking", CLAUDE),
-        ("hidden_thinking", CLAUDE),
-        ("tool_arguments", CLAUDE),
-    ],
-)
+SENT = ("text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal")
+STREAMED = [
+    *((OPENAI, kind) for kind in (*SENT, "function_call")),
+    *((ANTHROPIC, kind) for kind in ("text", "thinking", "hidden_thinking", "tool_arguments")),
+    *((RESPONSES, kind) for kind in (*SENT, "thinking")),
+]
+
+
+@pytest.mark.parametrize(("path", "kind"), STREAMED)
 def test_2_a_disconnect_before_the_usage_is_paid(
-    patient: Gateway, figures: Figures, kind: str, model: str
+    patient: Gateway, figures: Figures, path: str, kind: str
 ) -> None:
     """Every kind of output is counted, and hidden output costs what was held."""
-    path = ANTHROPIC if model == CLAUDE else OPENAI
     visible = 0 if kind.startswith("hidden") else 2000
     for _ in range(5):
-        said = says(kind, caller="mallory", tokens=2000)
-        body = {"model": model, "messages": said, "max_tokens": 2000}
+        body = body_of(path, says(kind, caller="mallory", tokens=2000), most=2000)
         stream_and_leave(patient, "mallory", path, body, visible)
-    account = figures(patient)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+    is_charged_its_bill(figures(patient))
 
 
 @pytest.mark.parametrize("kind", ["cut", "error_event"])
-@pytest.mark.parametrize("model", [GPT, CLAUDE])
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC, RESPONSES])
 def test_2_a_broken_stream_costs_what_was_received(
-    patient: Gateway, figures: Figures, kind: str, model: str
+    patient: Gateway, figures: Figures, kind: str, path: str
 ) -> None:
-    """A partial answer is billed as a partial answer."""
+    """A partial answer is billed as a partial answer, and raises in the SDK."""
     for _ in range(5):
-        said = says(kind, caller="mallory", tokens=2000)
-        assert attempt(patient, "mallory", model, said, max_tokens=2000, stream=True)
-    account = figures(patient)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
-
-
-@pytest.mark.parametrize(
-    "kind", ["text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal", "thinking"]
-)
-def test_2_a_disconnect_from_a_response_is_paid(
-    patient: Gateway, figures: Figures, kind: str
-) -> None:
-    """The same for the Responses API."""
-    visible = 0 if kind.startswith("hidden") else 2000
-    for _ in range(5):
-        said = says(kind, caller="mallory", tokens=2000)
-        body = {"model": GPT, "input": said, "max_output_tokens": 2000}
-        stream_and_leave(patient, "mallory", RESPONSES, body, visible)
-    account = figures(patient)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
-
-
-@pytest.mark.parametrize("kind", ["cut", "error_event"])
-def test_2_a_broken_response_costs_what_was_received(
-    patient: Gateway, figures: Figures, kind: str
-) -> None:
-    """The same for the Responses API."""
-    for _ in range(5):
-        said = says(kind, caller="mallory", tokens=2000)
-        fields: Any = {"model": GPT, "input": said, "max_output_tokens": 2000}
-        with pytest.raises(openai.APIError):
-            list(patient.openai("mallory").responses.create(stream=True, **fields))
-    account = figures(patient)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+        body = body_of(path, says(kind, caller="mallory", tokens=2000), most=2000)
+        if path == RESPONSES:
+            with pytest.raises(openai.APIError):
+                list(patient.openai("mallory").responses.create(stream=True, **body))
+        else:
+            assert attempt(patient, "mallory", stream=True, **body)
+    is_charged_its_bill(figures(patient))
 
 
 @pytest.mark.parametrize(
@@ -305,14 +285,7 @@ def test_3_a_plain_call_ends_when_its_caller_disconnects(
     would cost no less: it may have the 1,000 tokens that are expected."""
     patient = make_gateway(CHATAPP_MAX_TOKENS=1000)
     said = says("normal", caller="mallory", id="left", tokens=1000, wait_ms=4000, stops=1)
-    body: dict[str, object] = {"model": CLAUDE if path == ANTHROPIC else GPT}
-    if path == CHAT:
-        body |= {"message": said[0]["content"]}
-    elif path == RESPONSES:
-        body |= {"input": said, "max_output_tokens": 1000}
-    else:
-        body |= {"messages": said, "max_tokens": 1000}
-    connection = patient.begin("mallory", path, body)
+    connection = patient.begin("mallory", path, body_of(path, said, most=1000))
     patient.reached("left")
     patient.leave(connection)
     eventually(lambda: patient.provider.calls(id="left")[0].sent)
@@ -512,9 +485,7 @@ def test_8_chat_without_usage_is_charged_by_its_text(
         said = says(scenario, caller="mallory", tokens=2000)
         body = {"message": said[0]["content"], "model": model, "stream": stream}
         patient.post("mallory", CHAT, body)
-    account = figures(patient)
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+    is_charged_its_bill(figures(patient))
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -701,27 +672,21 @@ def is_within(account: Account, budget: Decimal = HOUR) -> bool:
     return account.is_paid and account.billed <= budget + account.one_call
 
 
-def test_11_results_of_the_callers_mcp_server(make_gateway: MakeGateway, figures: Figures) -> None:
+@pytest.mark.parametrize(
+    ("path", "model", "tool"),
+    [(RESPONSES, "gpt-5.5-pro", MCP), (ANTHROPIC, CLAUDE, FETCH)],
+    ids=["the caller's MCP server", "fetched pages"],
+)
+def test_11_results_of_tools(
+    make_gateway: MakeGateway, figures: Figures, path: str, model: str, tool: object
+) -> None:
     """8 × 100,000 tokens, which the model reads again after each; left after the first word."""
     gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
     gateway.key("mallory", plan="starter")
     for _ in range(3):
         said = says("rounds", caller="mallory", input=200, tokens=1, rounds=8, result=100_000)
-        body = {"model": "gpt-5.5-pro", "input": said, "tools": [MCP]}
-        word_and_leave(gateway, "mallory", RESPONSES, body)
-    account = figures(gateway)
-    assert account.billed
-    assert is_within(account), account
-
-
-def test_11_fetched_pages(make_gateway: MakeGateway, figures: Figures) -> None:
-    """The same with pages that Claude fetches."""
-    gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
-    gateway.key("mallory", plan="starter")
-    for _ in range(3):
-        said = says("rounds", caller="mallory", input=200, tokens=1, rounds=8, result=100_000)
-        body = {"model": CLAUDE, "messages": said, "tools": [FETCH], "max_tokens": 1000}
-        word_and_leave(gateway, "mallory", ANTHROPIC, body)
+        prompt = {"input": said} if path == RESPONSES else {"messages": said, "max_tokens": 1000}
+        word_and_leave(gateway, "mallory", path, {"model": model, "tools": [tool], **prompt})
     account = figures(gateway)
     assert account.billed
     assert is_within(account), account
@@ -753,44 +718,29 @@ def test_11_results_of_an_mcp_server_that_nothing_bounds(
     assert account.charged >= account.billed * (1 - Decimal("0.02")), account
 
 
-def test_11_input_that_is_not_cached_any_more(make_gateway: MakeGateway, figures: Figures) -> None:
+def test_11_input_that_is_not_cached_any_more(starter: Gateway, figures: Figures) -> None:
     """Two calls teach that all of it is cached; the next ones are not, and are left."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
-    text = " word" * 200_000
     for _ in range(2):
         said = says("normal", caller="mallory", input=0, cached=200_000, tokens=1)
-        said[0]["content"] += text
-        assert attempt(gateway, "mallory", GPT, said) is None
+        said[0]["content"] += " word" * 200_000
+        assert attempt(starter, "mallory", GPT, said) is None
     for _ in range(12):
-        said = says("late", caller="mallory", input=200_000, tokens=1)
-        said[0]["content"] += text
-        word_and_leave(gateway, "mallory", OPENAI, {"model": GPT, "messages": said})
-    account = figures(gateway)
+        leave_an_uncached_prompt(starter)
+    account = figures(starter)
     assert is_within(account), account
     assert account.billed > HOUR / 2
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_11_a_file_that_is_larger_than_it_was_held(
-    make_gateway: MakeGateway, figures: Figures, at_once: int
+    starter: Gateway, figures: Figures, at_once: int
 ) -> None:
     """A `file_url` with 900,000 tokens. It cannot be known before; one such call may exceed the
     budget, and is charged."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
-    file = {"type": "input_file", "file_url": "https://example.com/report.pdf"}
-
-    def ask(_: int) -> None:
-        said = says("late", caller="mallory", input=900_000, tokens=1)
-        text = {"type": "input_text", "text": said[0]["content"]}
-        body = {"model": GPT, "input": [{"role": "user", "content": [file, text]}]}
-        word_and_leave(gateway, "mallory", RESPONSES, body)
-
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(ask, range(4)))
-    account = figures(gateway)
-    assert is_within(account, HOUR + Decimal(900_000 * 5)), account
+        list(pool.map(leave_a_file, [starter] * 4))
+    account = figures(starter)
+    assert is_within(account, HOUR + FILE_TOKENS * FILE_MICRO_USD), account
 
 
 @pytest.mark.parametrize(("plan", "calls", "usd"), [("pro", 16, 20), ("team", 64, 200)])
@@ -810,47 +760,35 @@ def test_11_silent_calls_at_once(
     assert is_within(account, Decimal(usd * MICRO)), account
 
 
-def test_11_silent_calls_that_are_left(make_gateway: MakeGateway, figures: Figures) -> None:
+def test_11_silent_calls_that_are_left(starter: Gateway, figures: Figures) -> None:
     """Left at once, they are charged what they cost."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     for _ in range(4):
         said = says("silent_until", caller="mallory", tokens=20_000, input=100)
         body = {"model": "gpt-5.4-mini", "messages": said}
-        word_and_leave(gateway, "mallory", OPENAI, body, after=0)
-    account = figures(gateway)
+        word_and_leave(starter, "mallory", OPENAI, body, after=0)
+    account = figures(starter)
     assert account.billed <= account.charged + account.one_call / 100, account
     assert account.is_not_overcharged, account
 
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_11_compactions(make_gateway: MakeGateway, figures: Figures, at_once: int) -> None:
+def test_11_compactions(starter: Gateway, figures: Figures, at_once: int) -> None:
     """Nothing bounds their output. Left at once, they are charged what they cost."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
-
-    def ask(_: int) -> None:
-        said = says("normal", caller="mallory", tokens="all", input=100, wait_ms=300)
-        body = {"model": GPT, "input": said, "stream": False}
-        word_and_leave(gateway, "mallory", f"{RESPONSES}/compact", body, after=0)
-
     with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(ask, range(4)))
-    account = figures(gateway)
+        list(pool.map(leave_a_compaction, [starter] * 4))
+    account = figures(starter)
     assert is_within(account), account
 
 
-def test_11_dense_text(make_gateway: MakeGateway, figures: Figures) -> None:
+def test_11_dense_text(starter: Gateway, figures: Figures) -> None:
     """Tokens of one byte where a count of fixed places sees long words."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     text = hidden_between_slices(640_000)
     model = GPT
     for _ in range(6):
         said = says("late", caller="mallory", input=tokens_in(text), tokens=1)
         said[0]["content"] += text
-        word_and_leave(gateway, "mallory", OPENAI, {"model": model, "messages": said})
-    account = figures(gateway)
+        word_and_leave(starter, "mallory", OPENAI, {"model": model, "messages": said})
+    account = figures(starter)
     assert account.billed
     assert account.billed <= max(HOUR, account.charged * Decimal("1.1")), account
 
@@ -877,23 +815,21 @@ def tokens_in(text: str) -> int:
 @pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("after", [0, 1])
 def test_11_hidden_reasoning_at_250_tokens_a_second(
-    make_gateway: MakeGateway, figures: Figures, n: int, after: int
+    starter: Gateway, figures: Figures, n: int, after: int
 ) -> None:
     """Seconds of it before or after the first word, also in eight answers at once."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     for _ in range(20):  # so that little is expected
         said = says("normal", caller="mallory", input=20, tokens=1)
-        assert attempt(gateway, "mallory", GPT, said) is None
+        assert attempt(starter, "mallory", GPT, said) is None
     for _ in range(2):
         scenario = "late" if after else "silent_until"
         said = says(scenario, caller="mallory", input=20, tokens=after, hidden=750, speed=250)
         body = {"model": GPT, "messages": said, "n": n}
-        connection = gateway.begin("mallory", OPENAI, {**body, "stream": True})
+        connection = starter.begin("mallory", OPENAI, {**body, "stream": True})
         time.sleep(2)
-        gateway.leave(connection)
-        gateway.settle("mallory")
-    account = figures(gateway)
+        starter.leave(connection)
+        starter.settle("mallory")
+    account = figures(starter)
     assert account.charged >= account.billed * (1 - Decimal("0.02")), account
 
 
@@ -963,28 +899,25 @@ ATTACKS = [leave_an_uncached_prompt, leave_a_compaction, wait_for_a_silent_answe
 
 @pytest.mark.parametrize("model", [GPT, CLAUDE])
 def test_12_a_stop_in_a_visible_answer_ends_the_call(
-    make_gateway: MakeGateway, figures: Figures, model: str
+    starter: Gateway, figures: Figures, model: str
 ) -> None:
     """Esc after 2,000 tokens of an answer that may have 128,000: the provider is disconnected at
     once, and what was sent is charged."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     said = says("text", caller="mallory", id="esc", input=20, tokens=2000)
     path = ANTHROPIC if model == CLAUDE else OPENAI
     body = {"model": model, "messages": said}
     stream_and_leave(
-        gateway, "mallory", path, body if path == OPENAI else {**body, "max_tokens": 64_000}, 2000
+        starter, "mallory", path, body if path == OPENAI else {**body, "max_tokens": 64_000}, 2000
     )
-    account = figures(gateway)
-    assert gateway.provider.calls(id="esc")[0].hung_up
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+    account = figures(starter)
+    assert starter.provider.calls(id="esc")[0].hung_up
+    is_charged_its_bill(account)
 
 
 @pytest.mark.parametrize("path", [OPENAI, RESPONSES])
 @pytest.mark.parametrize("tokens", [0, 40])
 def test_12_a_stop_of_a_model_that_thinks_costs_what_the_time_allows(
-    make_gateway: MakeGateway,
+    starter: Gateway,
     figures: Figures,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -993,41 +926,34 @@ def test_12_a_stop_of_a_model_that_thinks_costs_what_the_time_allows(
     """Before the first word or after 40, of the default model: at least the bill, and at most what
     500 tokens a second are since the call began and a quarter of a second more, not the hold."""
     monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.5)
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     scenario = "late" if tokens else "silent_until"
     options = {"tokens": tokens, "input": 20, "hidden": 100_000, "speed": 100}
     said = says(scenario, caller="mallory", **options)
     prompt = "input" if path == RESPONSES else "messages"
     began_at = time.monotonic()
-    word_and_leave(gateway, "mallory", path, {"model": "gpt-5.6-luna", prompt: said}, after=tokens)
+    word_and_leave(starter, "mallory", path, {"model": "gpt-5.6-luna", prompt: said}, after=tokens)
     lasted_s = time.monotonic() - began_at
-    account = figures(gateway)
-    [row] = gateway.rows("mallory")
+    account = figures(starter)
+    [row] = starter.rows("mallory")
     assert account.billed <= account.charged, account
     assert row["output_tokens"] <= min(tokens + 500 * (lasted_s + 0.25) + 1, 16_384)
     assert (row["basis"], row["client_left"]) == ("time", 1)
 
 
-def test_12_a_stop_of_a_cached_prompt_costs_its_bill(
-    make_gateway: MakeGateway, figures: Figures
-) -> None:
+def test_12_a_stop_of_a_cached_prompt_costs_its_bill(starter: Gateway, figures: Figures) -> None:
     """An agent's 100,000 tokens, of which nearly all are cached: the rest of a short answer costs
     less than an uncached prompt."""
-    gateway = make_gateway(keep=("at-once",))
-    gateway.key("mallory", plan="starter")
     text = " word" * 100_000
     for scenario in ("normal", "normal", "late", "late"):
         said = says(scenario, caller="mallory", input=1000, cached=99_000, tokens=300)
         said[0]["content"] += text
         if scenario == "normal":  # its bill teaches what is cached
-            assert attempt(gateway, "mallory", GPT, said) is None
+            assert attempt(starter, "mallory", GPT, said) is None
         else:
-            word_and_leave(gateway, "mallory", OPENAI, {"model": GPT, "messages": said})
-    account = figures(gateway)
-    assert len(gateway.rows("mallory")) == 4
-    assert account.is_paid, account
-    assert account.is_not_overcharged, account
+            word_and_leave(starter, "mallory", OPENAI, {"model": GPT, "messages": said})
+    account = figures(starter)
+    assert len(starter.rows("mallory")) == 4
+    is_charged_its_bill(account)
 
 
 @pytest.mark.parametrize(("plan", "agents"), [("starter", 4), ("pro", 16), ("team", 22)])
