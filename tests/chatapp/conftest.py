@@ -63,6 +63,13 @@ def json_of(response: TestResponse) -> Any:
     return response.json
 
 
+def whole(client: FlaskClient, path: str, **sent: Any) -> Any:
+    """The answer to a POST, read to its end."""
+    with client.post(path, **sent) as response:
+        response.get_data()
+        return response
+
+
 def raised_alerts(app: Flask) -> list[Any]:
     """All alerts of the spending so far, the latest first."""
     services = services_of(app)

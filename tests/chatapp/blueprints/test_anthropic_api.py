@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp.web.formats.anthropic import UNIFIED
-from tests.chatapp.conftest import AppMaker, policy_file
+from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     Answer,
@@ -140,8 +140,7 @@ def test_a_denial_has_anthropics_format(client: FlaskClient) -> None:
     assert error_of(denied)["type"] == "rate_limit_error"
     assert denied.headers["Retry-After"] == "2"
     assert denied.headers["anthropic-ratelimit-requests-remaining"] == "0"
-    assert denied.json is not None
-    assert denied.headers["request-id"] == denied.json["request_id"]
+    assert denied.headers["request-id"] == json_of(denied)["request_id"]
     reset = datetime.fromisoformat(denied.headers["anthropic-ratelimit-requests-reset"])
     assert reset.tzinfo is not None
 

@@ -2,13 +2,14 @@
 
 from flask.testing import FlaskClient
 
+from tests.chatapp.conftest import json_of
+
 
 def test_the_reply_has_text_model_and_usage(client: FlaskClient) -> None:
     """With the usage in tokens and the cost in dollars; the offline model is free."""
     response = client.post("/chat", json={"message": "hello", "user_id": "test-user-1"})
     assert response.status_code == 200
-    assert response.json is not None
-    assert set(response.json) == {"reply", "model", "usage", "cost_usd"}
+    assert set(json_of(response)) == {"reply", "model", "usage", "cost_usd"}
     assert response.json["cost_usd"] == 0
     assert response.json["model"] == "offline"
     assert "hello" in response.json["reply"]
@@ -21,8 +22,7 @@ def test_the_offline_answer_is_recognizable(client: FlaskClient) -> None:
     """It cannot be taken for a model's answer, and is the same every time."""
     first = client.post("/chat", json={"message": "hello"})
     second = client.post("/chat", json={"message": "hello"})
-    assert first.json is not None
-    assert "offline" in first.json["reply"]
+    assert "offline" in json_of(first)["reply"]
     assert first.json == second.json
 
 

@@ -15,7 +15,7 @@ from chatapp.catalogue import load
 from chatapp.database.connection import Database
 from chatapp.estimates.tokens import input_tokens
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker, json_of, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
@@ -184,8 +184,7 @@ def test_the_switches_apply(
     run(app, "block", *named)
     response = count(client)
     assert response.status_code == status
-    assert response.json is not None
-    assert response.json["type"] == "error"
+    assert json_of(response)["type"] == "error"
     assert provider.calls == []
     run(app, "unblock", *named)
     assert count(client).status_code == 200

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 
 SPEAKS_ANTHROPIC = {"anthropic-version": "2023-06-01"}
 
@@ -78,8 +78,7 @@ def test_a_page_that_is_none_is_refused(client: FlaskClient, query: str, param: 
     """With the parameter's name."""
     refused = client.get(f"/v1/models?{query}", headers=SPEAKS_ANTHROPIC)
     assert refused.status_code == 400
-    assert refused.json is not None
-    assert refused.json["error"]["details"]["error_code"] == "invalid_query"
+    assert json_of(refused)["error"]["details"]["error_code"] == "invalid_query"
     assert refused.json["error"]["message"].startswith(f'"{param}"')
     assert client.get(f"/v1/models?{query}").status_code == 200
 
@@ -106,8 +105,6 @@ def test_a_missing_key_has_the_providers_format(make_app: AppMaker, database_url
     client = make_app().test_client()
     refused = client.get("/v1/models", headers=SPEAKS_ANTHROPIC)
     assert refused.status_code == 401
-    assert refused.json is not None
-    assert refused.json["error"]["type"] == "authentication_error"
+    assert json_of(refused)["error"]["type"] == "authentication_error"
     refused = client.get("/v1/models")
-    assert refused.json is not None
-    assert refused.json["error"]["code"] == "invalid_api_key"
+    assert json_of(refused)["error"]["code"] == "invalid_api_key"

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp.web.formats.openai import duration
-from tests.chatapp.conftest import NO_LIMITS, AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker, json_of
 from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     Answer,
@@ -29,8 +29,7 @@ def ask(client: FlaskClient, **fields: object) -> TestResponse:
 
 
 def error_of(response: TestResponse) -> dict[str, object]:
-    assert response.json is not None
-    assert set(response.json) == {"error"}
+    assert set(json_of(response)) == {"error"}
     error = response.json["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert isinstance(error["message"], str)
@@ -202,8 +201,7 @@ SIZES = (
 def test_the_models_are_those_that_can_be_called(online: FlaskClient, client: FlaskClient) -> None:
     """As a list and one by one, without the other provider's, at no cost to the plan."""
     listed = online.get("/v1/models")
-    assert listed.json is not None
-    assert listed.json["object"] == "list"
+    assert json_of(listed)["object"] == "list"
     names = {model["id"]: model["owned_by"] for model in listed.json["data"]}
     assert names["offline"] == "offline"
     assert names[MODEL] == "openai"

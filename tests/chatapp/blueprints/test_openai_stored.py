@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.services import services_of
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker, json_of, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
@@ -75,8 +75,7 @@ def test_a_response_is_only_its_users(
     assert (asked.method, asked.path, asked.raw) == (method, f"{RESPONSES_PATH}/{path}", b"")
     others = call(client, keys["bob"], method, path)
     assert others.status_code == 404
-    assert others.json is not None
-    assert others.json["error"]["code"] == "response_not_found"
+    assert json_of(others)["error"]["code"] == "response_not_found"
     assert len(provider.calls) == 2
 
 

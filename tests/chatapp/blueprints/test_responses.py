@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams.openai_responses import extras_of
-from tests.chatapp.conftest import NO_LIMITS, AppMaker, replace_services
+from tests.chatapp.conftest import NO_LIMITS, AppMaker, json_of, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
@@ -36,8 +36,7 @@ def ask(client: FlaskClient, **fields: object) -> TestResponse:
 
 
 def error_of(response: TestResponse) -> dict[str, Any]:
-    assert response.json is not None
-    return dict(response.json["error"])
+    return dict(json_of(response)["error"])
 
 
 @pytest.fixture
@@ -178,9 +177,8 @@ def test_a_disconnect_ends_the_providers_call(
         assert provider.waiting.wait(20)
         stream.close()
     assert provider.hung_up.wait(20)
-    [call] = ledger.finished()
+    call = ledger.billed()
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
-    assert call.usage is not None
     assert 0 < call.usage.output_tokens <= 1_024
     assert call.basis == "time"
 

@@ -16,7 +16,7 @@ from chatapp.ledger import table
 from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.application.money.test_surge import Clock
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import Answer, UpstreamServer
 
@@ -41,8 +41,7 @@ def usage(client: FlaskClient, more: str = "") -> dict[str, Any]:
     response = client.get(f"/usage{more}")
     assert response.status_code == 200, response.text
     assert response.headers["Cache-Control"] == "no-store"
-    assert response.json is not None
-    return response.json
+    return json_of(response)
 
 
 def limits(client: FlaskClient, query: str = "") -> dict[str, dict[str, Any]]:
@@ -210,8 +209,7 @@ def test_without_accounts_it_is_about_the_named_user(
     for query in ("user_id=", "user_id=%00", f"user_id={'u' * 257}"):
         refused = client.get(f"/usage?{query}")
         assert refused.status_code == 422
-        assert refused.json is not None
-        assert refused.json["code"] == "invalid_user_id"
+        assert json_of(refused)["code"] == "invalid_user_id"
 
 
 def test_with_accounts_no_user_sees_another(client: FlaskClient) -> None:
@@ -329,8 +327,7 @@ def test_a_call_of_another_user_is_unknown(client: FlaskClient, database_url: st
     for id_ in (of_bob.id, "x", "%00", "a" * 3000):
         response = client.get(f"/usage/calls/{id_}")
         assert response.status_code == 404
-        assert response.json is not None
-        assert response.json["code"] == "unknown_call"
+        assert json_of(response)["code"] == "unknown_call"
 
 
 def test_a_lost_ledger_is_a_503_of_a_call(client: FlaskClient, database_url: str) -> None:
@@ -339,8 +336,7 @@ def test_a_lost_ledger_is_a_503_of_a_call(client: FlaskClient, database_url: str
         connection.execute(text("DROP TABLE calls"))
     response = client.get("/usage/calls/x")
     assert response.status_code == 503
-    assert response.json is not None
-    assert response.json["code"] == "ledger_unavailable"
+    assert json_of(response)["code"] == "ledger_unavailable"
 
 
 def test_a_lost_ledger_leaves_the_limits(client: FlaskClient, database_url: str) -> None:

@@ -10,7 +10,7 @@ from chatapp.catalogue import Catalogue, CatalogueError, providers_file
 from chatapp.catalogue.usage import Usage
 from chatapp.settings import SettingsError
 from ratelimit_ext import toml_line
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 
 MILLION_IN, MILLION_OUT = Usage(1_000_000, 0), Usage(0, 1_000_000)
 PRICE = "input = {0}, cached_input = 1, cache_write = 1, output = {1}"
@@ -113,8 +113,7 @@ def test_unlisted_models_may_be_refused(make_app: AppMaker, tmp_path: Path) -> N
     body = {"messages": [{"role": "user", "content": "hi"}]}
     refused = client.post("/v1/chat/completions", json={"model": "gpt-99-mini", **body})
     assert refused.status_code == 404
-    assert refused.json is not None
-    message = refused.json["error"]["message"]
+    message = json_of(refused)["error"]["message"]
     assert message.startswith('The model "gpt-99-mini" has no price on this server.')
     assert "`chat prices check`" in message
     with pytest.raises(SettingsError, match="gpt-99-mini"):

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
 from chatapp.services import services_of
-from tests.chatapp.conftest import AppMaker, json_of
+from tests.chatapp.conftest import AppMaker, json_of, whole
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
 from tests.servers import eventually
 
@@ -111,9 +111,7 @@ def ask(client: FlaskClient, path: str, **fields: object) -> Any:
     body: dict[str, object] = {"model": "offline", "message": "hi"}
     if path != CHAT:
         body = {"model": "offline", "max_tokens": 10, "messages": V1["messages"]}
-    with client.post(path, json={**body, **fields}) as response:
-        response.get_data()
-    return response
+    return whole(client, path, json={**body, **fields})
 
 
 def own_id(path: str, response: Any) -> str:

@@ -15,7 +15,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
 from tests.chatapp.application.limits.test_models_of_limits import policy, used
 from tests.chatapp.application.upstreams.workers import busy
-from tests.chatapp.conftest import AppMaker, raised_alerts
+from tests.chatapp.conftest import AppMaker, raised_alerts, whole
 from tests.chatapp.upstream_server import UpstreamServer
 
 OPUS, HAIKU = "claude-opus-4-6", "claude-haiku-4-5"
@@ -63,9 +63,7 @@ def ask(
     """One call, read to its end."""
     path, own, body = ADDRESSES[name]
     body = {**body, "model": model or own, **({"stream": True} if stream else {})}
-    with client.post(path, json=body, **more) as response:
-        response.get_data()
-        return response
+    return whole(client, path, json=body, **more)
 
 
 def spend(client: FlaskClient, name: str) -> Any:

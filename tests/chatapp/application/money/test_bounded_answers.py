@@ -16,7 +16,7 @@ from chatapp.upstreams.anthropic import extras_of as anthropic_extras
 from chatapp.upstreams.openai import extras_of as openai_extras
 from chatapp.upstreams.openai_responses import extras_of as responses_extras
 from tests.chatapp.application.upstreams.workers import left
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, whole
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -37,9 +37,7 @@ PAID = CATALOGUE.output_tokens_for(2_000_000, DEAR, Usage(8, 0))
 
 
 def ask(client: FlaskClient, path: str, body: dict[str, object]) -> Any:
-    with client.post(path, json={"messages": MESSAGES, **body}) as response:
-        response.get_data()
-        return response
+    return whole(client, path, json={"messages": MESSAGES, **body})
 
 
 def cost_of(client: FlaskClient, path: str, body: dict[str, object]) -> int:

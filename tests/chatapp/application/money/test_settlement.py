@@ -9,7 +9,7 @@ from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
 from tests.chatapp.application.upstreams.workers import left
-from tests.chatapp.conftest import json_of, replace_services
+from tests.chatapp.conftest import json_of, replace_services, whole
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
@@ -27,9 +27,7 @@ DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
 
 def ask(client: FlaskClient, **more: object) -> Any:
     """Send one message, and read the answer to its end."""
-    with client.post("/chat", json={"message": "ping", "model": MODEL, **more}) as response:
-        response.get_data()
-        return response
+    return whole(client, "/chat", json={"message": "ping", "model": MODEL, **more})
 
 
 def price(usage: Usage = BILLED) -> int:

@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 
 from chatapp.catalogue import load
 from chatapp.catalogue.usage import Usage
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, whole
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
 MODEL = "gpt-5.4"
@@ -50,9 +50,7 @@ def made_key(app: Flask, user: str, *more: str) -> str:
 def ask(client: FlaskClient, key: str, **headers: str) -> Any:
     sent = {"Authorization": f"Bearer {key}", **headers}
     body = {"message": "ping", "model": MODEL}
-    with client.post("/chat", json=body, headers=sent) as response:
-        response.get_data()
-        return response
+    return whole(client, "/chat", json=body, headers=sent)
 
 
 def test_a_runaway_key_is_stopped(

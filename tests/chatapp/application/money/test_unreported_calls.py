@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from tests.chatapp.application.upstreams.workers import left
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, whole
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import disconnecting, serving
 from tests.chatapp.upstream_server import (
@@ -37,9 +37,7 @@ PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUD
 
 def ask(client: FlaskClient, model: str, **more: object) -> Any:
     body = {"model": model, "messages": MESSAGES, "max_tokens": 900, **more}
-    with client.post(PATHS[model], json=body) as response:
-        response.get_data()
-        return response
+    return whole(client, PATHS[model], json=body)
 
 
 class Calls(NamedTuple):

@@ -16,7 +16,7 @@ from chatapp.ledger.call import Call
 from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.request.reservation import RENEW_EVERY_S
-from tests.chatapp.conftest import AppMaker, raised_alerts
+from tests.chatapp.conftest import AppMaker, raised_alerts, whole
 from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks, openai_error
 from tests.servers import Server
 
@@ -96,9 +96,7 @@ def seen(server: redis.Redis, act: Callable[[], object]) -> list[str]:
 
 def ask(client: FlaskClient, **more: object) -> Any:
     """Send one message, read the answer to its end, and close it."""
-    with client.post("/chat", json={**ASKED, **more}) as response:
-        response.get_data()
-        return response
+    return whole(client, "/chat", json={**ASKED, **more})
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])

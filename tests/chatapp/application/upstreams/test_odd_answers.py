@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, MESSAGES, OPENAI, left
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, whole
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
@@ -44,9 +44,7 @@ class Asker:
 
     def ask(self, way: str, **more: object) -> Any:
         path, body = WAYS[way]
-        with self.client.post(path, json={**body, **more}) as response:
-            response.get_data()
-            return response
+        return whole(self.client, path, json={**body, **more})
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import Any
 
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker, json_of
+from tests.chatapp.conftest import AppMaker, json_of, whole
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_error
 
@@ -30,9 +30,7 @@ class Workers:
 
 def chat(client: FlaskClient, model: str = OPENAI, **more: object) -> Any:
     """One message, read to its end."""
-    with client.post("/chat", json={"message": "ping", "model": model, **more}) as response:
-        response.get_data()
-        return response
+    return whole(client, "/chat", json={"message": "ping", "model": model, **more})
 
 
 def left(client: FlaskClient) -> dict[str, float]:

@@ -44,7 +44,7 @@ from tests.chatapp.alerts.receiver import SECRET, Receiver
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.description import text
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.biller import Biller, reporting
 from tests.chatapp.ledger.calls import begun, finished
 from tests.promise import promised
@@ -955,8 +955,7 @@ def test_what_is_wrong_changes_nothing(app: Flask, api: Api) -> None:
     before = state(app)
     for method, path, body, *expected in WRONG:
         answer = api(method, path, body)
-        assert answer.json is not None
-        found = [answer.status_code, answer.json["code"], answer.json.get("field")]
+        found = [answer.status_code, json_of(answer)["code"], answer.json.get("field")]
         assert found == expected, answer.text
         assert answer.json["detail"][-1] in ".?"
     assert state(app) == before
@@ -967,8 +966,7 @@ def test_a_name_and_a_limit_in_the_wrong_order_are_told_apart(api: Api) -> None:
     too."""
     path, body = "/amounts/user/alice/usd-day", {"amount": "1 usd/day"}
     for answer in (api("PUT", path, body), api("DELETE", path)):
-        assert answer.json is not None
-        assert answer.json["detail"] == (
+        assert json_of(answer)["detail"] == (
             "There is no user 'usd-day'. 'usd-day' is a limit: write amounts/user/LIMIT/NAME, or "
             "user NAME LIMIT in a command. GET users lists the users."
         )
@@ -1001,8 +999,7 @@ def test_only_a_bearer_token_opens_it(app: Flask, api: Api, accounts: Accounts) 
         for wrong in ("", "wrong", "ä", f"{TOKEN}x", key):
             answer = api(action.method, address(action), body, key=wrong)
             assert answer.status_code == 401
-            assert answer.json is not None
-            assert answer.json["code"] == "invalid_admin_key"
+            assert json_of(answer)["code"] == "invalid_admin_key"
             assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 

@@ -40,6 +40,7 @@ from tests.chatapp.blueprints.management.test_actions import (
 )
 from tests.chatapp.blueprints.test_admin import log_in, send
 from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import json_of
 from tests.chatapp.ledger.calls import begun, finished
 
 #: What a team's administrator may, on the team. A new action is not one until it is here, too.
@@ -77,8 +78,7 @@ def test_each_scope_may_do_its_actions_and_no_others(
             assert (answer.status_code == 403) == (not may), (action.name, scope, answer.text)
             assert answer.status_code in {403, 422}
             if scope not in (action.scope, "all"):
-                assert answer.json is not None
-                assert f"needs the scope {action.scope}" in answer.json["detail"]
+                assert f"needs the scope {action.scope}" in json_of(answer)["detail"]
     assert state(app) == before
 
 
@@ -131,8 +131,7 @@ def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
     ):
         answer = api(method, path, body, key=key)
         assert answer.status_code == 403, (path, body)
-        assert answer.json is not None
-        assert f"needs the scope {scope}" in answer.json["detail"]
+        assert f"needs the scope {scope}" in json_of(answer)["detail"]
     assert state(app) == before
 
 
