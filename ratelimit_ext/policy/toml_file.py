@@ -1,7 +1,8 @@
 """A policy file: its document, and the line of each key for messages.
 
-``tomllib`` keeps no lines. Its own parser is run statement by statement instead, so that there is
-no second grammar here. That is slow, and done only for a document with mistakes.
+``tomllib`` keeps no lines. The line of a key is the first one without which the document lacks it:
+its own parser reads beginnings of the document, so that there is no second grammar here. That is
+slow, and done only for a document with mistakes.
 """
 
 from __future__ import annotations
@@ -9,17 +10,17 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from contextlib import suppress
+from functools import lru_cache
+from itertools import chain, islice
 from pathlib import Path as FilePath
-from typing import Final
+from typing import Any, Final, cast
 
 from ratelimit_ext.core.errors import not_allowed
 from ratelimit_ext.policy.errors import AppConfig, Mistake, Mistakes, Origin, Path, Place, dotted
 
 _LINE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
-#: No key of a policy lies deeper within one statement.
-_DEEPEST: Final = 8
-#: A longer value is given up; what is in it gets the line of the last key before it.
+#: What is in or after a value of more lines has no line.
 _MOST_LINES: Final = 500
 
 
@@ -34,7 +35,6 @@ class TomlFile(Origin):
         self.text = ""
         #: The line where a file that is not TOML breaks off.
         self.broken_at = 0
-        self._lines: dict[Path, int] | None = None
 
     def source(self, path: Path) -> str:
         """Return the file's last name and the path of keys."""
@@ -49,11 +49,7 @@ class TomlFile(Origin):
 
     def line(self, path: Path) -> int:
         """Return the line of the key; 0 for the document itself."""
-        if self.broken_at:
-            return self.broken_at
-        if self._lines is None:
-            self._lines = key_lines(self.text)
-        return line_of(self._lines, path)
+        return self.broken_at or toml_line(self.text, path)
 
 
 def read_file(file: object, mistakes: Mistakes) -> TomlFile:
@@ -122,26 +118,6 @@ def _parsed(source: TomlFile) -> dict[str, object]:
 # -- lines -----------------------------------------------------------------------------------
 
 
-def key_lines(text: str) -> dict[Path, int]:
-    """Paths of a valid document, each with the line of its statement, counted from 1.
-
-    >>> key_lines("a = 1\\n[[b]]\\n[[b]]\\nc.d = 2")[("b", 1, "c", "d")]
-    4
-    """
-    lines: dict[Path, int] = {}
-    tables = _Tables()
-    for number, statement, parsed in _statements(text):
-        if statement.lstrip().startswith("["):
-            for path in tables.enter(parsed):
-                lines.setdefault(path, number)
-        else:
-            elements = _element_lines(statement, number)
-            for path in _paths(tables.present, parsed, _DEEPEST):
-                inside = path[len(tables.present) :]
-                lines.setdefault(path, line_of(elements, inside) or number)
-    return lines
-
-
 def toml_line(text: str, path: Path) -> int:
     """Return the line, counted from 1, of the key at that path of keys and positions in a TOML
     document, or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
@@ -149,93 +125,41 @@ def toml_line(text: str, path: Path) -> int:
     >>> toml_line("[a]\\nb = 1", ("a", "b"))
     2
     """
-    return line_of(key_lines(text), path)
-
-
-def line_of(lines: dict[Path, int], path: Path) -> int:
-    """Return the line of a path, else of the nearest key around it; 0 without one."""
+    last = text.count("\n") + 1
     for end in range(len(path), 0, -1):
-        if path[:end] in lines:
-            return lines[path[:end]]
+        key = path[:end]
+        if not _has(_beginning(text, last), key):
+            continue
+        # So many first lines lack the key, and so many have it. The middle between is read first.
+        without, having = 0, last
+        while (between := having - without) > 1:
+            halves = (without + (between >> times) for times in range(1, between.bit_length()))
+            near = islice(chain(halves, range(without + 1, having)), 2 * _MOST_LINES)
+            tried = ((count, _beginning(text, count)) for count in near)
+            count, document = next(((n, found) for n, found in tried if found is not None), (0, {}))
+            if not count:  # all of these lines are within one value
+                break
+            without, having = (without, count) if _has(document, key) else (count, having)
+        if between < _MOST_LINES:
+            return without + 1
     return 0
 
 
-def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
-    """Statements with their first line. One over several lines is whole as soon as it parses."""
-    held: list[str] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        held.append(line)
-        statement = "\n".join(held) + "\n"
+@lru_cache(maxsize=64)
+def _beginning(text: str, count: int) -> dict[str, object] | None:
+    """Return what the first lines hold, in a list also as far as it goes; ``None`` if they end
+    within another value."""
+    lines = "\n".join(text.split("\n")[:count])
+    for end in ("\n", "\n]"):
+        with suppress(ValueError, RecursionError):
+            return tomllib.loads(lines + end)
+    return None
+
+
+def _has(value: object, path: Path) -> bool:
+    for key in path:
         try:
-            parsed = tomllib.loads(statement)
-        except (ValueError, RecursionError):
-            if len(held) > _MOST_LINES:
-                return
-            continue
-        yield number - len(held) + 1, statement, parsed
-        held.clear()
-
-
-def _element_lines(statement: str, number: int) -> dict[Path, int]:
-    """Return the lines of the elements of a list that goes over several.
-
-    After each line, the list is closed once for this: what it then holds began no later than there.
-    """
-    lines: dict[Path, int] = {}
-    rows = [row + "\n" for row in statement.split("\n")[:-1]]
-    begun = number
-    for count in range(1, len(rows) + 1):
-        whole = count == len(rows)
-        key, elements = _list_in("".join(rows[:count]) + ("" if whole else "]"))
-        for position in range(elements):
-            lines.setdefault((*key, position), begun)
-        if elements >= 0:
-            begun = number + count
-    return lines
-
-
-def _list_in(statement: str) -> tuple[Path, int]:
-    """Return the key of a statement's list, and its number of elements; -1 without a list."""
-    try:
-        value: object = tomllib.loads(statement)
-    except (ValueError, RecursionError):
-        return (), -1
-    key: Path = ()
-    while isinstance(value, dict) and len(value) == 1:
-        ((name, value),) = value.items()
-        key = (*key, name)
-    return key, len(value) if isinstance(value, list) else -1
-
-
-def _paths(before: Path, value: object, depth: int) -> Iterator[Path]:
-    if before:
-        yield before
-    if not depth:
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _paths((*before, key), inner, depth - 1)
-    elif isinstance(value, list):
-        for position, inner in enumerate(value):
-            yield from _paths((*before, position), inner, depth - 1)
-
-
-class _Tables:
-    """The table that is open, counting the elements of arrays of tables."""
-
-    def __init__(self) -> None:
-        self.present: Path = ()
-        self._last: dict[Path, int] = {}
-
-    def enter(self, header: object) -> list[Path]:
-        """Open the table of a header, given as what that alone parses to; it, and those around."""
-        path: Path = ()
-        while isinstance(header, dict) and header:
-            ((key, header),) = header.items()
-            path = (*path, key)
-            if isinstance(header, list):
-                self._last[path] = self._last.get(path, -1) + 1
-            if path in self._last:
-                path = (*path, self._last[path])
-        self.present = path
-        return [path[:end] for end in range(1, len(path) + 1)]
+            value = cast(Any, value)[key] if isinstance(value, dict | list) else None
+        except (LookupError, TypeError):
+            return False
+    return value is not None

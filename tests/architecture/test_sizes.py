@@ -15,7 +15,7 @@ TABLE = Path(__file__).with_name("sizes.txt")
 PACKAGES = ("ratelimit_ext", "chatapp")
 CODE = {".py", ".lua"}
 STEP = 20
-MOST_LINES = {"ratelimit_ext": 27_080, "chatapp": 25_560}
+MOST_LINES = {"ratelimit_ext": 27_000, "chatapp": 25_580}
 #: What is counted in both packages, and how often it may be there.
 MOST = {r"# noqa": 110, r"^[ \t]+(?:from|import) .*noqa: PLC0415": 31}
 
