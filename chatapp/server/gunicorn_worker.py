@@ -538,6 +538,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.call_cap = CallCap(self.cfg.threads, time.monotonic())
         #: Held while the free threads are published, by any thread.
         self.publishing = threading.Lock()
+        #: Held while a connection begins to wait. Its data may arrive before: without the lock, the
+        #: main thread would poll it in a loop, and the thread would wait for the interpreter.
+        self.entering = threading.Lock()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's
@@ -695,13 +698,15 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         """Have the poller wait for data from the client. For any thread, which has no more to do
         with the connection then."""
         conn.until = until
-        self.poller.register(conn.sock, 1, partial(self.receive, conn))
-        self.waiting[conn] = None
+        with self.entering:
+            self.poller.register(conn.sock, 1, partial(self.receive, conn))
+            self.waiting[conn] = None
 
     def receive(self, conn: Connection, sock: Any) -> None:
         """Receive data, and give a complete request to a thread."""
-        if conn not in self.waiting:
-            return  # closed by `evict` after the poller had reported it, or not quite waiting yet
+        with self.entering:
+            if conn not in self.waiting:
+                return  # closed by `evict` after the poller had reported it
         try:
             data = conn.sock.recv(STEP_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -350,6 +350,7 @@ class Accepting(CallWorker):  # type: ignore[misc]
         self.__dict__.update(
             cfg=Config(), log=logging.getLogger(), poller=selectors.DefaultSelector(),
             nr_conns=0, worker_connections=100, received_bytes=0, waiting={},
+            entering=threading.Lock(),
         )  # fmt: skip
 
     def receive(self, conn: Connection, sock: socket.socket) -> None:
@@ -376,6 +377,35 @@ def test_connections_that_wait_are_accepted_in_one_turn(data: bytes, counts: lis
             assert worker.nr_conns == len(worker.waiting) == count
         for conn in worker.waiting:
             conn.sock.close()
+
+
+class Polling:
+    """A poller that reports the data of a connection before it has registered it."""
+
+    def __init__(self) -> None:
+        self.is_reported, self.goes_on = threading.Event(), threading.Event()
+
+    def register(self, *_: object) -> None:
+        self.is_reported.set()
+        assert self.goes_on.wait(10)
+
+
+def test_a_request_that_comes_at_once_is_reported_once(
+    conn: Connection, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The main thread reads it, although the thread that has answered the last one is not done with
+    the connection. It used to poll such a connection in a loop."""
+    worker, poller, read = CallWorker.__new__(CallWorker), Polling(), []
+    worker.__dict__.update(poller=poller, waiting={}, entering=threading.Lock())
+    monkeypatch.setattr(worker, "read", lambda _, data: read.append(data))
+    pair[0].sendall(HEAD)
+    thread = threading.Thread(target=worker.wait, args=[conn], kwargs={"until": 1.0})
+    thread.start()
+    assert poller.is_reported.wait(10)
+    threading.Timer(0.05, poller.goes_on.set).start()
+    worker.receive(conn, conn.sock)
+    thread.join(10)
+    assert read == [HEAD]
 
 
 class Beating(CallWorker):  # type: ignore[misc]
