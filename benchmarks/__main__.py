@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         del os.environ[name]
     if options.pinned:  # what is started inherits it
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    names = NAMES if "all" in options.names else options.names
+    names, output = NAMES if "all" in options.names else options.names, options.output.resolve()
     gateways = {name: command for name in GATEWAYS if (command := getattr(options, name))}
     if options.against:
         ours = ["--scale", options.scale, "--server", options.server]
@@ -61,15 +62,20 @@ def main(arguments: list[str] | None = None) -> None:
         return
     for name in names:
         began = time.monotonic()
-        with storage(options.server) as (uri, client), TemporaryDirectory() as folder:
+        # Applications without a file have their instance path in the working directory.
+        with (
+            storage(options.server) as (uri, client),
+            TemporaryDirectory() as folder,
+            chdir(folder),
+        ):
             session = Session(SCALES[options.scale], uri, client, Path(folder), gateways)
             result = import_module(f"benchmarks.{name}").run(session)
             found = document(name, result, session, pinned=options.pinned)
-        path = save(options.output, found)
+        path = save(output, found)
         path.with_suffix(".svg").write_text(report.svg(result.plot))
         print(report.section(found), report.table(report.figures(found)), sep="\n\n")
         print(f"\n{time.monotonic() - began:.0f} s, {path}\n", flush=True)
-    (options.output / "README.md").write_text(report.page(options.output, NAMES))
+    (output / "README.md").write_text(report.page(output, NAMES))
 
 
 if __name__ == "__main__":

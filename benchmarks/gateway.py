@@ -237,6 +237,8 @@ def chatapp_environment(session: Session, base_url: str) -> dict[str, str]:
         "OPENAI_BASE_URL": base_url,
         "RATELIMIT_STORAGE_URI": session.uri,
         "RATELIMIT_POLICY_FILE": str(policy),
+        "RATELIMIT_SETTLEMENTS_DIR": str(session.folder / "settlements"),
+        "GUNICORN_VALID_FILES": str(session.folder / "valid-files"),
         "DATABASE_URL": f"sqlite:///{session.folder / 'chatapp.db'}",
         "WEB_CONCURRENCY": "2",
         "PYTHONPATH": str(ROOT),

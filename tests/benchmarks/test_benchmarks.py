@@ -54,9 +54,12 @@ def test_every_benchmark_is_tested() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name: str, tmp_path: Path) -> None:
-    """A run writes JSON with rows and figures, a plot that is XML, and the page."""
+    """A run writes JSON with rows and figures, a plot that is XML, and the page. It leaves no
+    journal in the tree, which a later run would report."""
+    before = set(ROOT.glob("instance/settlements/*"))
     ended = run_benchmarks(name, "--scale", "tiny", "--output", str(tmp_path))
     assert ended.returncode == 0, ended.stderr
+    assert set(ROOT.glob("instance/settlements/*")) <= before
     found = json.loads((tmp_path / f"{name}.valkey.json").read_text())
     assert len(found["figures"]) == FIGURES[name]
     assert found["rows"]
