@@ -100,13 +100,15 @@ class Quota(NamedTuple):
 
 class Completion(NamedTuple):
     """The whole answer to a turn. ``model`` is the upstream's name for the model that answered;
-    ``usage`` is None if it reported no valid one; ``quotas`` has each unit at most once."""
+    ``usage`` is None if it reported no valid one; ``quotas`` has each unit at most once, and
+    ``generated`` is as in RawAnswer."""
 
     text: str
     model: str
-    usage: Usage | None
-    finish_reason: FinishReason
+    usage: Usage | None = None
+    finish_reason: FinishReason = "other"
     quotas: tuple[Quota, ...] = ()
+    generated: Sequence[str] = ()
 
 
 class RawRequest(NamedTuple):

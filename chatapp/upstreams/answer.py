@@ -6,13 +6,14 @@ an invalid header counts as absent.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-from pydantic import AliasPath, BaseModel, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from chatapp.upstreams import Quota, QuotaUnit
 
@@ -30,6 +31,14 @@ class Fields(BaseModel):
     """The fields of one object that are used; others are ignored."""
 
     model_config = ConfigDict(strict=True)
+
+    @classmethod
+    def of_json(cls, data: str) -> Self:
+        """Return the fields in this JSON; ValueError or RecursionError if it cannot be read."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError:  # also for half of a surrogate pair, which Python's parser takes
+            return cls.model_validate(json.loads(data))
 
 
 class OpenFields(Fields):

@@ -22,7 +22,6 @@ from chatapp.upstreams import (
     Progress,
     Quota,
     QuotaUnit,
-    RawAnswer,
     RawRequest,
     Turn,
     UpstreamError,
@@ -278,19 +277,17 @@ class Block(Fields):
 
 
 class Answer(Fields):
-    model: str
+    model: str | None = None
     content: list[Block]
     stop_reason: str | None = None
 
 
-def _completion(answer: RawAnswer) -> Completion:
-    read = Answer.model_validate(answer.fields)
+def _completion(answer: object) -> Completion:
+    read = Answer.model_validate(answer)
     return Completion(
         text="".join(b.text for b in read.content if b.type == "text" and b.text),
-        model=read.model,
-        usage=answer.usage,
+        model=read.model or "",
         finish_reason=FINISH_REASONS.get(read.stop_reason or "", "other"),
-        quotas=answer.quotas,
     )
 
 
@@ -339,31 +336,21 @@ def _add_result(progress: Progress, part: object) -> None:
 # -- streams -----------------------------------------------------------------------------------
 
 
-class MessageStart(Fields):
-    model: Annotated[str, at("message", "model")]
-    usage: Annotated[dict[str, object], at("message", "usage")]
-
-
-class BlockStart(Fields):
-    content_block: dict[str, object] | None = None
-
-
 class Delta(OpenFields):
     """What an event adds; its other fields are generated too (arguments, thinking)."""
 
-    text: str | None = None
+    text: object = None
+    stop_reason: str | None = None
 
 
-class BlockDelta(Fields):
-    delta: Delta
+class StreamEvent(Fields):
+    """``usage`` is the usage so far; what is absent has not changed since ``first_usage``."""
 
-
-class MessageDelta(Fields):
-    """``usage`` is the usage so far; what is absent has not changed since the start."""
-
-    delta: dict[str, object]
-    stop_reason: Annotated[str | None, at("delta", "stop_reason")] = None
-    usage: dict[str, object]
+    model: Annotated[object, at("message", "model")] = None
+    first_usage: Annotated[object, at("message", "usage")] = None
+    content_block: dict[str, object] | None = None
+    delta: Delta | None = None
+    usage: object = None
 
 
 class MessageReader:
@@ -372,27 +359,33 @@ class MessageReader:
     def __init__(self, model: str) -> None:
         self.progress = Progress(model=model)
         self.over = False
-        self._bill: dict[str, object] = {"input_tokens": 0}
+        self._bill: dict[str, object] = {}
 
     def read(self, event: Event) -> Part:
-        text = ""
+        text, progress = "", self.progress
         match event.name:
             case "message_start":
-                start = MessageStart.model_validate_json(event.data)
-                self._read_bill(start.usage)
-                self.progress.model = start.model
+                start = StreamEvent.of_json(event.data)
+                self._read_bill(start.first_usage)
+                progress.model = str(start.model or progress.model)
             case "content_block_start":
-                self._begin_block(BlockStart.model_validate_json(event.data).content_block or {})
+                self._begin_block(StreamEvent.of_json(event.data).content_block or {})
             case "content_block_delta":
-                text = self._text(BlockDelta.model_validate_json(event.data).delta)
+                delta = StreamEvent.of_json(event.data).delta or Delta()
+                text = delta.text if isinstance(delta.text, str) else ""
+                texts = [delta.text, delta.model_extra]
+                progress.generated += texts_in(texts, without=NOT_GENERATED)
             case "message_delta":
-                self._count(MessageDelta.model_validate_json(event.data))
+                end = StreamEvent.of_json(event.data)
+                is_readable = self._read_bill(end.usage)
+                if end.delta and end.delta.stop_reason is not None:
+                    progress.finish_reason = FINISH_REASONS.get(end.delta.stop_reason, "other")
+                    progress.usage_is_final = is_readable
             case "message_stop":
                 self.over = True
-                if self.progress.finish_reason is None:
-                    self.progress.finish_reason = "other"
+                progress.finish_reason = progress.finish_reason or "other"
             case "error":
-                self.progress.failed = True
+                progress.failed = True
                 raise _stream_error(event.data)
         return Part(text, event.raw)
 
@@ -409,22 +402,17 @@ class MessageReader:
         if (block.get("type"), block.get("name")) == SEARCH:
             progress.tool_calls = {"web_search": progress.tool_calls.get("web_search", 0) + 1}
 
-    def _text(self, delta: Delta) -> str:
-        text = delta.text or ""
-        self.progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
-        return text
-
-    def _count(self, message: MessageDelta) -> None:
-        changed = {name: value for name, value in message.usage.items() if value is not None}
-        self._read_bill({**self._bill, **changed})
-        if message.stop_reason is not None:
-            self.progress.finish_reason = FINISH_REASONS.get(message.stop_reason, "other")
-            self.progress.usage_is_final = True
-
-    def _read_bill(self, usage: dict[str, object]) -> None:
-        self.progress.usage = Bill.model_validate(usage).usage()
+    def _read_bill(self, usage: object) -> bool:
+        """Return whether the usage can be read, with what has not changed since the start."""
+        if isinstance(usage, dict):
+            self._bill |= {name: value for name, value in usage.items() if value is not None}
+        try:
+            self.progress.usage = Bill.model_validate(self._bill).usage()
+        except ValidationError:
+            return False  # not reported, or unreadable
         # Each later event has its own count of these.
-        self._bill = {name: value for name, value in usage.items() if name != "output_tokens"}
+        del self._bill["output_tokens"]
+        return True
 
 
 # -- errors ------------------------------------------------------------------------------------

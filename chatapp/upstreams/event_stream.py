@@ -128,7 +128,7 @@ class EventStream:
             for event in read(self._answer.decoded()):
                 try:
                     part = self._reader.read(event)
-                except ValueError:
+                except (ValueError, RecursionError):
                     if not self._lenient:
                         raise
                     part = Part("", event.raw)  # the client may understand it
@@ -137,7 +137,7 @@ class EventStream:
         except ConnectionFailed:
             if not self._reader.over:
                 raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UpstreamError("malformed", message=str(error)) from error
         finally:
             self.close()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Final
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
@@ -21,7 +22,6 @@ from chatapp.upstreams import (
     Progress,
     Quota,
     QuotaUnit,
-    RawAnswer,
     RawRequest,
     Turn,
     UpstreamError,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 #: The fields that limit an answer's length; the first is the current one.
 BOUNDS: Final = ("max_completion_tokens", "max_tokens")
-FINISH_REASONS: Final[dict[str, FinishReason]] = {
+FINISH_REASONS: Final[dict[str | None, FinishReason]] = {
     "stop": "stop",
     "length": "length",
     "content_filter": "refused",
@@ -53,6 +53,7 @@ FINISH_REASONS: Final[dict[str, FinishReason]] = {
 TOOLS: Final = frozenset({"function", "custom"})
 #: Fields of a message that the model does not generate.
 NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
+_texts: Final = partial(texts_in, without=NOT_GENERATED)
 
 
 # -- requests ----------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class AnswerBill(Fields):
 
 
 class Text(Fields):
-    content: str | None = None
+    content: object = None  # a text, or parts, as some compatible servers send
     refusal: str | None = None
 
 
@@ -143,21 +144,26 @@ class Choice(Fields):
 
 
 class Answer(Fields):
-    model: str
+    model: str | None = None
     choices: Annotated[list[Choice], Field(min_length=1)]
 
 
-def _completion(answer: RawAnswer) -> Completion:
-    read = Answer.model_validate(answer.fields)
+def _completion(answer: object) -> Completion:
+    read = Answer.model_validate(answer)
     choice = read.choices[0]
     refused = choice.message.refusal
     return Completion(
-        text=choice.message.content or refused or "",
-        model=read.model,
-        usage=answer.usage,
-        finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
-        quotas=answer.quotas,
+        text=_text(choice.message.content) or refused or "",
+        model=read.model or "",
+        finish_reason="refused" if refused else FINISH_REASONS.get(choice.finish_reason, "other"),
     )
+
+
+def _text(content: object) -> str:
+    if isinstance(content, str):
+        return content
+    parts = objects_in({"content": content}, "content")
+    return "".join(str(part.get("text")) for part in parts if part.get("type") == "text")
 
 
 def _usage(answer: object) -> Usage:
@@ -167,11 +173,7 @@ def _usage(answer: object) -> Usage:
 
 def _generated(answer: object) -> list[str]:
     messages = [choice.get("message") for choice in objects_in(answer, "choices")]
-    return texts_in(messages, without=NOT_GENERATED)
-
-
-def _finish_reason(word: str | None) -> FinishReason:
-    return FINISH_REASONS.get(word or "", "other")
+    return _texts(messages)
 
 
 # -- streams -----------------------------------------------------------------------------------
@@ -182,8 +184,8 @@ DONE: Final = "[DONE]"
 class Delta(OpenFields):
     """What a chunk adds; its other fields are generated too (tool calls, reasoning)."""
 
-    content: str | None = None
-    refusal: str | None = None
+    content: Any = None
+    refusal: Any = None
 
 
 class DeltaChoice(Fields):
@@ -194,7 +196,7 @@ class DeltaChoice(Fields):
 
 class Chunk(Fields):
     model: str | None = None
-    choices: Annotated[list[DeltaChoice], Field(default_factory=list)]
+    choices: list[DeltaChoice] | None = None
     #: In any form, as in a whole answer: the chunk is delivered also with an unreadable one.
     usage: Annotated[ChatBill | object, Field(union_mode="left_to_right")] | None = None
     service_tier: str | None = None
@@ -221,26 +223,28 @@ class ChunkReader:
     def read(self, event: Event) -> Part:
         if not event.data or event.data.startswith(DONE):
             return self._without_chunk(event)
-        chunk = _read_chunk(event.data)
+        try:
+            chunk = _read_chunk(event.data)
+        except ValidationError:
+            chunk = Chunk.of_json(event.data)
         if chunk.error:
             self.progress.failed = True
             raise stream_error(chunk.error)
         progress = self.progress
         progress.model = chunk.model or progress.model
-        choices, text = chunk.choices, ""
+        choices, text = chunk.choices or (), ""
         for choice in choices:  # everything generated is counted
             delta = choice.delta
             if delta is not None:
                 if added := delta.content or delta.refusal:
-                    text += added
-                    progress.generated.append(added)
+                    is_text = isinstance(added, str)
+                    text += added if is_text else _text(added)
+                    progress.generated += (added,) if is_text else _texts(added)
                 if delta.__pydantic_extra__:
-                    others = texts_in(delta.__pydantic_extra__, without=NOT_GENERATED)
-                    progress.generated += others
+                    progress.generated += _texts(delta.__pydantic_extra__)
             if choice.finish_reason is not None:
                 self._finish(choice)
-        if chunk.service_tier:
-            progress.tiers = tiers_of(chunk.service_tier)
+        progress.tiers = tiers_of(chunk.service_tier) if chunk.service_tier else progress.tiers
         if isinstance(chunk.usage, ChatBill):  # compatible servers report it so far in any chunk
             progress.usage = chunk.usage.usage(progress.tiers)
             is_over = not choices and bool(self._finished)
@@ -259,7 +263,7 @@ class ChunkReader:
     def _finish(self, choice: DeltaChoice) -> None:
         self._finished.add(choice.index or 0)
         if len(self._finished) >= self._choices:
-            self.progress.finish_reason = _finish_reason(choice.finish_reason)
+            self.progress.finish_reason = FINISH_REASONS.get(choice.finish_reason, "other")
 
 
 # -- embeddings --------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ class ResponseReader:
     def read(self, event: Event) -> Part:
         if not event.data:
             return Part("", event.raw)
-        parsed = StreamEvent.model_validate_json(event.data)
+        parsed = StreamEvent.of_json(event.data)
         kind, progress = parsed.type, self.progress
         if kind.endswith(".delta") and not kind.startswith(SUMMARY):
             self._with_deltas.add(str(parsed.item_id))

@@ -200,10 +200,8 @@ class Router:
         return {s: name for s, name in self.available_models.items() if by_name[name] in protocols}
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Completion:
-        """Call the upstream, and wait for the answer; UpstreamError if it fails.
-
-        ``bounds`` are further ones of this call, here and below.
-        """
+        """Call the upstream, and wait for the answer; UpstreamError if it fails. ``bounds`` are
+        further ones of this call, here and below."""
         with self.call(turn.model):
             return self.upstream_of(turn.model).complete(turn, self._max_tokens(bounds))
 
@@ -217,18 +215,16 @@ class Router:
     ) -> RawAnswer:
         """Forward a request in the upstream's own protocol; UpstreamError if there is no answer."""
         with self.call(model):
-            upstream = self._forwarders[model.upstream]
-            raw_request = self._with_class(raw_request, model, upstream)
-            return upstream.forward(_adapted(raw_request, model, upstream, bounds))
+            adapted = self._adapted(raw_request, model, bounds)
+            return self._forwarders[model.upstream].forward(adapted)
 
     def forward_stream(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> AnswerStream:
         """Forward a request in the upstream's own protocol; UpstreamError if no stream begins."""
         with self.call(model):
-            upstream = self._forwarders[model.upstream]
-            raw_request = self._with_class(raw_request, model, upstream)
-            return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
+            adapted = self._adapted(raw_request, model, bounds)
+            return self._forwarders[model.upstream].forward_stream(adapted)
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
         """Return what changes the price of a request in an upstream's protocol, besides tokens."""
@@ -261,7 +257,8 @@ class Router:
             return None
         with self.call(model):
             try:
-                return counter.count(_adapted(raw_request, model))
+                classless = raw_request._replace(traffic_class=None)
+                return counter.count(self._adapted(classless, model, UNBOUNDED))
             except UpstreamError as error:
                 if error.status not in NO_SUCH_ADDRESS and error.kind not in {"timeout", "quota"}:
                     raise
@@ -270,6 +267,19 @@ class Router:
     def fetch(self, upstream: str, raw_request: RawRequest) -> RawAnswer:
         """Read or change an answer that the upstream keeps; UpstreamError if that fails."""
         return self._forwarders[upstream].fetch(raw_request)
+
+    def _adapted(self, raw: RawRequest, model: Model, bounds: Bounds) -> RawRequest:
+        """Return the request to that model, with its class, within these bounds; unchanged bytes if
+        none of them differs."""
+        upstream = self._forwarders[model.upstream]
+        raw = self._with_class(raw, model, upstream)
+        try:
+            adapted = raw.with_fields(model=model.name)
+            if model.key:
+                adapted = adapted._replace(key=model.key)
+            return upstream.bounded(adapted, bounds)
+        except ValueError as error:  # 1e999 is JSON, but overflows here
+            raise UpstreamError("bad_request", message=str(error)) from error
 
     def _max_tokens(self, bounds: Bounds) -> int:
         return min(self.max_tokens, bounds.output_tokens or self.max_tokens)
@@ -290,22 +300,6 @@ class Router:
     def _patterns(self) -> str:
         ready = (p for p in self._upstreams.values() if p.missing is None)
         return ", ".join(pattern for upstream in ready for pattern in upstream.patterns)
-
-
-def _adapted(
-    raw_request: RawRequest,
-    model: Model,
-    upstream: SDKUpstream | None = None,
-    bounds: Bounds = UNBOUNDED,
-) -> RawRequest:
-    """Return the request to that model within these bounds; unchanged bytes if neither differs."""
-    try:
-        adapted = raw_request.with_fields(model=model.name)
-        if model.key:
-            adapted = adapted._replace(key=model.key)
-        return adapted if upstream is None else upstream.bounded(adapted, bounds)
-    except ValueError as error:  # 1e999 is JSON, but overflows here
-        raise UpstreamError("bad_request", message=str(error)) from error
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:

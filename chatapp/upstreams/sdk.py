@@ -102,7 +102,7 @@ class UpstreamProtocol:
     request_id_header: str
     apis: tuple[Api, ...]
     body: Callable[[Turn, int], dict[str, object]]
-    completion: Callable[[RawAnswer], Completion]
+    completion: Callable[[object], Completion]
     count_path: str
     quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
     quotas_by_direction: bool
@@ -258,20 +258,23 @@ class SDKUpstream:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
-        body = self._protocol.body(turn, max_tokens)
-        request = RawRequest.of(body, key=turn.model.key)
-        if (name := turn.traffic_class) is not None:
-            request = next(self.with_class(request, name), request)
-        answer = self.forward(request)
+        answer = self.forward(self._request(turn, max_tokens))
         with upstream_errors(self._protocol):
-            return self._protocol.completion(answer)
+            completion = self._protocol.completion(answer.fields)
+        return completion._replace(
+            model=completion.model or turn.model.name,
+            usage=answer.usage,
+            quotas=answer.quotas,
+            generated=answer.generated,
+        )
 
     def stream(self, turn: Turn, max_tokens: int) -> EventStream:
-        body = {**self._protocol.body(turn, max_tokens), "stream": True}
-        request = RawRequest.of(body, key=turn.model.key)
-        if (name := turn.traffic_class) is not None:
-            request = next(self.with_class(request, name), request)
-        return self._stream(request, lenient=False)
+        return self._stream(self._request(turn, max_tokens, stream=True), lenient=False)
+
+    def _request(self, turn: Turn, max_tokens: int, **more: object) -> RawRequest:
+        body = {**self._protocol.body(turn, max_tokens), **more}
+        request, name = RawRequest.of(body, key=turn.model.key), turn.traffic_class
+        return request if name is None else next(self.with_class(request, name), request)
 
     def extras(self, request: RawRequest) -> Extras:
         """Return what changes the price of the request, whatever JSON is in it."""

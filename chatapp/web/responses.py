@@ -50,7 +50,7 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
         response = _stream_response(stream, write, answer_format, call)
     else:
         reply = call.run(lambda model, most: router.answer(turn._replace(model=model), most))
-        call.finish_answer(reply.usage, generated=[reply.text])
+        call.finish_answer(reply.usage, generated=reply.generated)
         response = jsonify(answer_format.answer_body(reply))
     if current.is_cheaper:
         response.headers[CHEAPER_HEADER] = turn.model.name

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Any, Self
 
 OPENAI_PATH = "/v1/chat/completions"
 ANTHROPIC_PATH = "/v1/messages"
@@ -238,7 +238,7 @@ class Reply:
 
     model: object
     number: int = 1
-    text: str | None = "pong"
+    text: Any = "pong"
     tool: ToolCall | None = None
     output: str = "text"
     usage: Mapping[str, object] | None = None
@@ -589,7 +589,7 @@ RESPONSE_USAGE = {
 }
 
 
-def openai_body(*, model: object = "gpt-5.4-mini", text: str | None = "pong") -> dict[str, object]:
+def openai_body(*, model: object = "gpt-5.4-mini", text: Any = "pong") -> dict[str, object]:
     """A chat completion: 12 tokens in, 8 of them cached; 5 out, 2 of them reasoning."""
     return OpenAIProtocol(Reply(model=model, text=text, usage=deepcopy(OPENAI_USAGE))).body()
 

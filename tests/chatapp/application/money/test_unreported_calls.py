@@ -21,6 +21,7 @@ from tests.chatapp.upstream_server import (
     Stream,
     UpstreamServer,
     Wait,
+    anthropic_body,
     anthropic_events,
     event,
     named,
@@ -419,3 +420,110 @@ def test_a_usage_at_the_end_is_the_bill(calls: Calls, number: int) -> None:
     calls.ask(PLAIN, stream=True, n=number)
     billed = calls.ledger.billed()
     assert (billed.estimated, billed.usage.output_tokens) == (False, 7)
+
+
+PARTS = [{"type": "text", "text": "pong"}]
+THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": TEXT}]}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat"])
+def test_a_text_in_parts_is_delivered_and_charged(calls: Calls, path: str, stream: bool) -> None:
+    """As Mistral sends it, whose models think in parts of their own."""
+    if stream:
+        chunks = [counted({"content": each}, None) for each in ([THOUGHT], PARTS)]
+        calls.provider.script(Stream([*chunks, counted({}, None, "stop"), DONE]))
+    else:
+        body = openai_body(text=[THOUGHT, *PARTS])
+        calls.provider.script(Answer(200, {**body, "usage": None}))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 5000}
+    response = calls.client.post(path, json={"model": PLAIN, "stream": stream, **asked})
+    text = response.get_data(as_text=True)
+    assert ("pong" in text, TEXT in text) == (True, path != "/chat")
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", True)
+    assert 1000 <= call.usage.output_tokens <= 1010
+
+
+@pytest.mark.parametrize("model", [PLAIN, CLAUDE, "a response"])
+def test_half_a_character_is_charged(calls: Calls, model: str) -> None:
+    """Servers in JavaScript send an emoji in two halves."""
+    text = "\ud83d" + TEXT
+    if model == PLAIN:
+        calls.provider.script(Stream([chunk({"content": text}), counted({}, None, "stop"), DONE]))
+        calls.ask(PLAIN, stream=True, max_tokens=5000)
+    elif model == CLAUDE:
+        delta = named("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+        calls.provider.script(Stream([anthropic_events()[0], delta, named("message_stop")]))
+        calls.ask(CLAUDE, stream=True, max_tokens=5000)
+    else:
+        delta = named("response.output_text.delta", item_id="msg_1", delta=text)
+        end = named("response.completed", response={"id": "resp_1", "output": []})
+        calls.provider.script(Stream([delta, end]))
+        body = {"model": PLAIN, "input": "ping", "stream": True, "max_output_tokens": 5000}
+        calls.client.post("/v1/responses", json=body).get_data()
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", True)
+    assert 1000 <= call.usage.output_tokens <= 1010
+
+
+def test_a_usage_without_choices_is_the_bill(calls: Calls) -> None:
+    """Some servers send null for no choices."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
+    end = event({"choices": None, "usage": usage})
+    calls.provider.script(Stream([counted({"content": TEXT}, None, "stop"), end, DONE]))
+    calls.ask(PLAIN, stream=True)
+    billed = calls.ledger.billed()
+    assert (billed.estimated, billed.usage.output_tokens) == (False, 7)
+
+
+@pytest.mark.parametrize("usage", [None, {"output_tokens": "many"}, {"output_tokens": -1}], ids=str)
+def test_a_message_with_an_unreadable_usage_is_delivered(calls: Calls, usage: object) -> None:
+    """By /chat, too: its text is charged."""
+    text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": TEXT})
+    delta = named("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
+    calls.provider.script(Stream([anthropic_events()[0], text, delta, named("message_stop")]))
+    asked = {"message": "ping", "model": CLAUDE, "stream": True}
+    answer = calls.client.post("/chat", json=asked).get_data(as_text=True)
+    assert ("event: done" in answer, "event: error" in answer) == (True, False)
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated, call.usage.output_tokens) == ("answered", True, 1000)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/chat"])
+@pytest.mark.parametrize(
+    ("message", "input_tokens"),
+    [
+        ({"usage": {"input_tokens": 120}}, 120),
+        ({"usage": {"input_tokens": 120, "output_tokens": 1}}, 120),
+        ({"usage": None}, None),
+        ({"usage": {"input_tokens": 120, "output_tokens": 1, "speed": 2}}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_input_is_charged_without_a_usage_at_the_start(
+    calls: Calls, path: str, message: dict[str, object], input_tokens: int | None
+) -> None:
+    """Known later, or else as estimated: it is never free."""
+    text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": "pong"})
+    delta = named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 7})
+    start = named("message_start", message=message)
+    calls.provider.script(Stream([start, text, delta, named("message_stop")]))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 5000}
+    response = calls.client.post(path, json={"model": CLAUDE, "stream": True, **asked})
+    assert "pong" in response.get_data(as_text=True)
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", input_tokens is None)
+    assert call.usage.input_tokens == (input_tokens or call.estimated_input_tokens) > 0
+
+
+@pytest.mark.parametrize("model", [PLAIN, CLAUDE])
+def test_an_answer_without_its_model_is_delivered(calls: Calls, model: str) -> None:
+    """By /chat, too: it costs what it reports."""
+    body = openai_body() if model == PLAIN else anthropic_body()
+    calls.provider.script(Answer(200, {n: v for n, v in body.items() if n != "model"}))
+    answer = calls.client.post("/chat", json={"message": "ping", "model": model}).get_json()
+    assert (answer["reply"], answer["model"]) == ("pong", model)
+    billed = calls.ledger.billed()
+    assert (billed.estimated, billed.usage.output_tokens) == (False, 5)
