@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind, Extras, UpstreamError
-from chatapp.upstreams.answer import Fields, Tokens, objects_in
+from chatapp.upstreams.answer import TOKENS_MAX, Fields, Tokens, objects_in
 
 #: Tiers with a price of their own, under one name for each. All others have the standard price.
 TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
@@ -83,11 +83,13 @@ def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
     return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
 
 
-class InputDetails(Fields):
-    """Of a usage: how much of the input was read from the cache, and written to it."""
+class Details(Fields):
+    """Of a usage: how much of its input was read from the cache, and written to it; or how much of
+    its output was not shown."""
 
     cached_tokens: Tokens | None = None
     cache_write_tokens: Tokens | None = None
+    reasoning_tokens: Tokens | None = None
 
     def within(self, input_tokens: int) -> tuple[int, int]:
         """Both, as parts of that input: more than all of it would be an error of the upstream."""
@@ -95,26 +97,23 @@ class InputDetails(Fields):
         return cached, min(self.cache_write_tokens or 0, input_tokens - cached)
 
 
-class OutputDetails(Fields):
-    """Of a usage: how much of the output was not shown."""
-
-    reasoning_tokens: Tokens | None = None
-
-
 class Bill(Fields):
     """What OpenAI calls usage."""
 
     input_tokens: Tokens
     output_tokens: Tokens
-    input_tokens_details: InputDetails | None = None
-    output_tokens_details: OutputDetails | None = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+    total_tokens: object = None
 
     def usage(self, tiers: tuple[str, ...] | None) -> Usage:
-        cached, written = (self.input_tokens_details or InputDetails()).within(self.input_tokens)
-        generated = self.output_tokens_details or OutputDetails()
+        cached, written = (self.input_tokens_details or Details()).within(self.input_tokens)
+        generated, total = self.output_tokens_details or Details(), self.total_tokens
+        # xAI and Gemini leave reasoning out of the output: only their total includes it.
+        most = total if isinstance(total, int) and total <= TOKENS_MAX else 0
         return Usage(
             input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
+            output_tokens=max(self.output_tokens, most - self.input_tokens),
             cached_input_tokens=cached,
             cache_write_tokens=written,
             reasoning_tokens=generated.reasoning_tokens or 0,

@@ -431,8 +431,8 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": TEXT}]}
 def test_a_text_in_parts_is_delivered_and_charged(calls: Calls, path: str, stream: bool) -> None:
     """As Mistral sends it, whose models think in parts of their own."""
     if stream:
-        chunks = [counted({"content": each}, None) for each in ([THOUGHT], PARTS)]
-        calls.provider.script(Stream([*chunks, counted({}, None, "stop"), DONE]))
+        chunks = [chunk({"content": each}) for each in ([THOUGHT], PARTS)]
+        calls.provider.script(Stream([*chunks, chunk({}, finish_reason="stop"), DONE]))
     else:
         body = openai_body(text=[THOUGHT, *PARTS])
         calls.provider.script(Answer(200, {**body, "usage": None}))
@@ -450,7 +450,9 @@ def test_half_a_character_is_charged(calls: Calls, model: str) -> None:
     """Servers in JavaScript send an emoji in two halves."""
     text = "\ud83d" + TEXT
     if model == PLAIN:
-        calls.provider.script(Stream([chunk({"content": text}), counted({}, None, "stop"), DONE]))
+        calls.provider.script(
+            Stream([chunk({"content": text}), chunk({}, finish_reason="stop"), DONE])
+        )
         calls.ask(PLAIN, stream=True, max_tokens=5000)
     elif model == CLAUDE:
         delta = named("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
@@ -471,7 +473,7 @@ def test_a_usage_without_choices_is_the_bill(calls: Calls) -> None:
     """Some servers send null for no choices."""
     usage = {"prompt_tokens": 12, "completion_tokens": 7, "total_tokens": 19}
     end = event({"choices": None, "usage": usage})
-    calls.provider.script(Stream([counted({"content": TEXT}, None, "stop"), end, DONE]))
+    calls.provider.script(Stream([chunk({"content": TEXT}, finish_reason="stop"), end, DONE]))
     calls.ask(PLAIN, stream=True)
     billed = calls.ledger.billed()
     assert (billed.estimated, billed.usage.output_tokens) == (False, 7)
@@ -527,3 +529,30 @@ def test_an_answer_without_its_model_is_delivered(calls: Calls, model: str) -> N
     assert (answer["reply"], answer["model"]) == ("pong", model)
     billed = calls.ledger.billed()
     assert (billed.estimated, billed.usage.output_tokens) == (False, 5)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("reported", "output_tokens"),
+    [
+        ({"total_tokens": 331, "completion_tokens_details": {"reasoning_tokens": 317}}, 319),  # xAI
+        ({"total_tokens": 331}, 319),  # Gemini
+        *[({"total_tokens": total}, 2) for total in (14, 3, 0, -1, None, "331", 3.5, 10**10)],
+    ],
+    ids=str,
+)
+def test_reasoning_beside_the_output_is_charged(
+    calls: Calls, reported: dict[str, object], output_tokens: int, stream: bool
+) -> None:
+    """xAI and Gemini count it in the total only, and bill it as output."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 2, **reported}
+    end = [
+        chunk({"content": "pong"}, finish_reason="stop"),
+        event({"choices": [], "usage": usage}),
+        DONE,
+    ]
+    whole = Answer(200, {**openai_body(), "usage": usage})
+    calls.provider.script(Stream(end) if stream else whole)
+    calls.ask(PLAIN, stream=stream)
+    billed = calls.ledger.billed()
+    assert (billed.estimated, billed.usage.output_tokens) == (False, output_tokens)
