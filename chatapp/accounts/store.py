@@ -238,7 +238,6 @@ _OWNERS: Final[Mapping[Owner, tuple[Column[str], type[UnknownOwnerError]]]] = {
 }
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
-
 #: The columns that a key does not pass on to the one that replaces it.
 _NOT_COPIED: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
 
@@ -280,8 +279,7 @@ class KeyTable(Generic[K]):
         returns both. RefusedChangeError if it is revoked or has expired."""
         old = self.find(connection, public_id)
         if not old.is_usable:
-            sentence = f"Key {public_id} is revoked or has expired."
-            raise RefusedChangeError("unusable_key", sentence)
+            raise RefusedChangeError("unusable_key", f"Key {public_id} is revoked or has expired.")
         same = {c.key: getattr(old, c.key) for c in self._table.c if c.key not in _NOT_COPIED}
         new = self.add(connection, **{**same, **others})
         end = min(filter(None, [old.expires_at, datetime.now(UTC) + overlap]))
@@ -313,6 +311,8 @@ class Accounts:
         expires_at: datetime | None = None,
         limits: Mapping[str, str] = _NONE,
         models: Sequence[str] = (),
+        files: bool | None = None,
+        traffic_class: str | None = None,
         people: People | None = None,
         bound_team: str | None = None,
     ) -> PresentedKey:
@@ -353,6 +353,8 @@ class Accounts:
                 expires_at=expires_at,
                 limits=dict(limits) or None,
                 models=list(models) or None,
+                files=files,
+                traffic_class=traffic_class,
                 people=people and people.as_row(),
                 bound_team=bound_team,
             )
@@ -519,9 +521,7 @@ class Accounts:
         """Give an owner an amount, or with None the policy's again; False if nothing changed."""
         with self._database.writing() as connection:
             before: dict[str, str] = _of(connection, owner, name).limits or {}
-            after = {other: text for other, text in before.items() if other != limit}
-            if amount is not None:
-                after[limit] = amount
+            after = {n: text for n, text in {**before, limit: amount}.items() if text is not None}
             _change(connection, owner, name, limits=after or None)
             return after != before
 

@@ -46,9 +46,13 @@ NewUser = Annotated[str, AfterValidator(arguments.new_user)]
 Team = Annotated[str, AfterValidator(partial(arguments.name, most=arguments.TEAM))]
 Plan = Annotated[str, AfterValidator(arguments.plan)]
 KeyName = Annotated[str, AfterValidator(partial(arguments.name, most=arguments.KEY_NAME))]
+Files = Annotated[bool | None, Field(description="Let the key name files that providers store.")]
 Model = Annotated[str, AfterValidator(arguments.models)]
 Models = Annotated[list[Model], Field(max_length=allowed_models.PATTERNS_MOST)]
-Class = Annotated[str, AfterValidator(arguments.traffic_class)]
+Class = Annotated[
+    Annotated[str, AfterValidator(arguments.traffic_class)] | None,
+    Field(description="The key's class, such as batch; null (in a command: '') for the plan's."),
+]
 End = Annotated[str, AfterValidator(arguments.end)]
 Until = Annotated[str, AfterValidator(instant_s)]
 Overlap = Annotated[str, AfterValidator(partial(arguments.duration, least_s=0))]
@@ -128,6 +132,8 @@ class NewKey(Change):
     expires: End | None = Field(None, description=EXPIRES)
     limits: Amounts = Field(default_factory=dict, description=LIMITS.format("key-usd-day"))
     models: Models = Field(default_factory=list, description=MODELS)
+    files: Files = None
+    traffic_class: Class = Field(None, alias="class")
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
 
@@ -137,12 +143,8 @@ class KeyFields(Change):
 
     limits: Amounts | None = Field(None, description=LIMITS.format("key-usd-day"))
     models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
-    files: bool | None = Field(None, description="Let the key name files that providers store.")
-    traffic_class: Class | None = Field(
-        None,
-        alias="class",
-        description="The key's class, such as batch; null (in a command: '') for the plan's.",
-    )
+    files: Files = None
+    traffic_class: Class = Field(None, alias="class")
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
 
@@ -320,7 +322,9 @@ def create_key(call: Call) -> dict[str, object]:
         sentence = f"{body.name!r} is reserved for keys that people get by signing in."
         raise FieldError("name", f"{sentence} Choose another name.")
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
-    operator.check_powers(people=body.people)
+    operator.check_powers(people=body.people, files=body.files)
+    if body.traffic_class is not None:
+        operator.check("keys")  # of no team: a higher class may use what is kept from others
     row, is_first = services.accounts.user(body.user), not services.accounts.any_key()
     _check_team(team)
     plan = row.plan if row else body.plan or services.default_plan
@@ -334,6 +338,8 @@ def create_key(call: Call) -> dict[str, object]:
         expires_at=body.expires,
         limits=limits,
         models=body.models,
+        files=body.files,
+        traffic_class=body.traffic_class,
         people=body.people and body.people.people(),
         bound_team=operator.team,
     )
@@ -371,7 +377,7 @@ def put_key(call: Call, key: str) -> users.Put:
     kept = {"files"} if body.files is None else set()
     changed = {name: value for name, value in fields.items() if name in given - kept}
     done += [*keys.set_fields(before, changed, **call.why), *_unmatched(body.models or ())]
-    return users.Put(is_new=False, done=done)
+    return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
 
 @Action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
@@ -503,11 +509,11 @@ def put_team(call: Call, team: str) -> users.Put:
         accounts.create_team(name, limits=limits or {})
         callers.note("create-team", amounts.identity_of("team", name), **call.why)
         with_what = f"with {amounts.listed(limits)}" if limits else "without budgets"
-        return users.Put(is_new=True, done=[f"Team {name} is created {with_what}."])
+        return users.Put(is_new=True, done=f"Team {name} is created {with_what}.")
     if limits is None:
-        return users.Put(is_new=False)
+        return users.Put(is_new=False, done=users.NOTHING)
     done = users.put_amounts("team", name, before.limits or {}, limits, **call.why)
-    return users.Put(is_new=False, done=done)
+    return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
 
 @Action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")

@@ -176,7 +176,7 @@ class _Command:
     ) -> None:
         if isinstance(answer, Put):
             if not as_json:
-                click.echo(printable(answer.text))
+                click.echo(printable(answer.done))
                 return
             answer = ITEMS[self._row.path].function(call, **path)
         if as_json:

@@ -77,7 +77,7 @@ class OwnersAmounts:
     ) -> dict[str, str]:
         """Return an owner's amounts by the names of limits, each with its end if it has one."""
         overrides = self.current(owner, name)
-        shown = {o.limit: _shown(o) if with_ends else o.amount for o in overrides}
+        shown = {o.limit: _shown(o.amount, o.until) if with_ends else o.amount for o in overrides}
         return {**(limits or {}), **shown}
 
     def current(self, owner: Owner, name: str) -> list[Override]:
@@ -100,8 +100,7 @@ def set_amount(
 
 
 def given_text(name: str, limit: str, amount: str, until: float | None) -> str:
-    end = "" if until is None else f" until {time_text(until)}"
-    return f"{name} has {limit}={amount}{end}; all workers apply it within 5 s."
+    return f"{name} has {limit}={_shown(amount, until)}; all workers apply it within 5 s."
 
 
 def override(
@@ -220,9 +219,8 @@ def listed(limits: Mapping[str, str] | None) -> str:
     return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
 
 
-def _shown(override: Override) -> str:
-    end = "" if override.until is None else f" until {time_text(override.until)}"
-    return f"{override.amount}{end}"
+def _shown(amount: str, until: float | None) -> str:
+    return amount if until is None else f"{amount} until {time_text(until)}"
 
 
 def plan_of(owner: Owner, name: str) -> str | None:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chatapp.accounts import FORMER
 from chatapp.accounts.store import Owner, User, UserChange
@@ -17,6 +17,9 @@ from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
+
+#: What a PUT has done that finds all as it is to be.
+NOTHING: Final = "Nothing was changed."
 
 
 def state_of(user: User) -> str:
@@ -39,11 +42,7 @@ class Put(NamedTuple):
     """Whether what was put is new, and what that has changed, in sentences."""
 
     is_new: bool
-    done: Sequence[str] = ()
-
-    @property
-    def text(self) -> str:
-        return " ".join(self.done) or "Nothing was changed."
+    done: str
 
 
 def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: str, by: str) -> Put:
@@ -77,7 +76,7 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
         done.append(f"{name} has {', '.join(has)}; all workers apply it within 5 s.")
     if active is not None:
         done.append((activate if active else deactivate)(name, reason=reason, by=by))
-    return Put(before is None, done)
+    return Put(before is None, " ".join(done) or NOTHING)
 
 
 def put_amounts(

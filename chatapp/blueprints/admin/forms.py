@@ -51,7 +51,7 @@ def act(name: str) -> ResponseReturnValue:
     check_item(row, call, path, verb=request.form.get("verb", "set"))
     answer = row.function(call, **path)
     if isinstance(answer, Put):
-        answer = {"done": answer.text, "is_new": answer.is_new}
+        answer = {"done": answer.done, "is_new": answer.is_new}
     sentence = answer.get("done", "Done.")
     log.warning("%s, from %s: %s", operator.by, client_ip(), printable(sentence))
     if answer.get("keys"):

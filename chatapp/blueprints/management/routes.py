@@ -60,7 +60,7 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
     if isinstance(done, Put):
         if operator.may("read", of_team=True):
             return _item(ITEMS[row.path].function(call, **path), status)
-        done = {"done": done.text}
+        done = {"done": done.done}
     return Response(_text(done), status=status, content_type="application/json")
 
 

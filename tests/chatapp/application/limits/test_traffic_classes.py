@@ -90,6 +90,14 @@ def test_of_the_key(app: Flask, accounts: Accounts, name: str, left: int) -> Non
     assert len({each.traffic_class for each in accounts.all_keys()}) == 1
 
 
+@pytest.mark.parametrize("name", ["batch", ""])
+def test_of_a_new_key(app: Flask, accounts: Accounts, name: str) -> None:
+    """As of one that exists."""
+    run(app, "keys", "create", "--user", "ada", "--class", name)
+    [key] = accounts.all_keys()
+    assert key.traffic_class == (name or None)
+
+
 def test_a_class_that_is_not_declared(
     app: Flask, accounts: Accounts, make_app: AppMaker, tmp_path: Path
 ) -> None:

@@ -263,6 +263,11 @@ SAME = [
         },
     ),
     (
+        "chat keys create --user dora --class batch --files",
+        "POST /keys",
+        {"user": "dora", "class": "batch", "files": True},
+    ),
+    (
         "chat keys rotate {key} --overlap 2h --reason r",
         "POST /keys/{key}/rotate",
         {"overlap": "2h", "reason": "r"},

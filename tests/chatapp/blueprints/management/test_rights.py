@@ -561,6 +561,8 @@ def test_a_teams_administrator_makes_no_key_beyond_the_team(
         ("POST", "/keys", {"user": "new", "team": "sales"}),
         ("POST", "/keys", {"user": "new", "plan": "pro"}),
         ("POST", "/keys", {"user": "alice", "people": {}}),
+        ("POST", "/keys", {"user": "alice", "files": True}),
+        ("POST", "/keys", {"user": "alice", "class": "interactive"}),
         ("PUT", "/users/alice", {"plan": "pro"}),
         ("PUT", "/users/alice", {"team": None}),
         ("PUT", "/users/alice", {"team": "sales"}),
