@@ -258,8 +258,7 @@ class Inventory:
             if limit.visible and not limit.traits.ends_with_calls:
                 buckets.append(row.bucket(identity))
                 if (candidate := limit.with_candidate()) is not None:
-                    prefix = self.naming.prefix(candidate, row.scope)
-                    buckets.append(bucket_key(prefix, identity))
+                    buckets.append(bucket_key(self.naming.prefix(candidate, row.scope), identity))
         return buckets
 
     def guards(self, app: flask.Flask, name: str, identity: str, taking: str) -> list[Charge]:

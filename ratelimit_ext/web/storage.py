@@ -88,10 +88,7 @@ def engine_for(storage: Storage) -> Engine:
 
 
 def _guarded(storage: Storage) -> _Guarded:
-    guarded = _engines.get(storage)
-    if guarded is None:
-        guarded = _engines[storage] = _new_engine(storage)
-    return guarded
+    return _engines.get(storage) or _engines.setdefault(storage, _new_engine(storage))
 
 
 def _new_engine(storage: Storage) -> _Guarded:

@@ -8,6 +8,7 @@ and closed. A password that the server refuses is an outage: the server may acce
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import ssl
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+import click
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import SCHEMES, MemcachedStorage, RedisClusterStorage, RedisStorage, Storage  # type: ignore[attr-defined]
 
@@ -33,6 +35,9 @@ _MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
 _UNKNOWN_DATABASE: Final = re.compile(r"(?:ERR )?(?:DB index is out of range|invalid DB index)")
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MISTAKES: Final = (ImportError, LimitsConfigurationError, OverflowError, TypeError, ValueError)
+#: In INFO, if the memory has a bound and the server makes room by deleting keys.
+_EVICTION: Final = re.compile(r"(?s)maxmemory:[1-9].*maxmemory_policy:(?!noeviction)([\w-]+)")
+EVICTS: Final = "The storage deletes limits when full (maxmemory-policy %s). Set it to noeviction."
 #: Reasons of TLS errors that come again.
 _TLS_MISTAKES: Final = re.compile(r"CERT|UNKNOWN_CA|VERSION|NO_SHARED|HANDSHAKE_FAILURE")
 
@@ -91,8 +96,8 @@ def refused_mistakes(uri: str, where: str) -> Iterator[None]:
 
 
 def connect_once(storage: Storage | None, options: Mapping[str, Any]) -> None:
-    """Connect to the storage as a request would, and disconnect. Raises the client's error for a
-    mistake, and nothing if the storage is down."""
+    """Connect to the storage as a request would, log if it deletes limits, and disconnect. Raises
+    the client's error for a mistake, and nothing if the storage is down."""
     if isinstance(storage, MemcachedStorage):
         _ = storage.storage  # `limits` makes the client of the options, which does not connect
     if not isinstance(storage, RedisStorage):
@@ -111,6 +116,10 @@ def connect_once(storage: Storage | None, options: Mapping[str, Any]) -> None:
     connection = pool.connection_class(**{**pool.connection_kwargs, **once})
     try:
         connection.connect()
+        if click.get_current_context(silent=True) is None:  # no command
+            connection.send_command("INFO", "memory")
+            if evicts := _EVICTION.search(str(connection.read_response())):
+                logging.getLogger("ratelimit_ext").warning(EVICTS, evicts[1])
     except (OSError, storage.base_exceptions) as error:  # type: ignore[misc] # a type, or several
         if _sentence(error, "") is not None:
             raise
@@ -126,9 +135,8 @@ def _check_cluster_options(storage: RedisClusterStorage, options: Mapping[str, A
     names = {*_parameters(client), *_parameters(type(storage))}
     for name in ("REDIS_ALLOWED_KEYS", "VALKEY_ALLOWED_KEYS"):
         names.update(getattr(library, name, ()))
-    for name in options:
-        if name not in names:
-            raise TypeError(f"unexpected keyword argument {name!r}")
+    if unknown := [name for name in options if name not in names]:
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
 
 
 def _parameters(*classes: type) -> list[str]:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import limits.errors
 import pytest
 from flask import Flask
@@ -97,6 +98,36 @@ def test_a_database_that_does_not_exist(redis_server: servers.Server) -> None:
             started(f"{redis_server.uri}/4321")
         started(redis_server.uri)
         servers.eventually(lambda: client.info("clients")["connected_clients"] == before)
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        (("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"), "allkeys-lru"),
+        (("--maxmemory", "50mb", "--maxmemory-policy", "volatile-ttl"), "volatile-ttl"),
+        (("--maxmemory", "50mb", "--maxmemory-policy", "noeviction"), None),
+        (("--maxmemory-policy", "allkeys-lru"), None),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_server_that_deletes_limits(
+    caplog: pytest.LogCaptureFixture, options: tuple[str, ...], policy: str | None, protocol: int
+) -> None:
+    """Is a warning of the start, if its memory has a bound; not of a command, nor without the right
+    to ask."""
+    with servers.standalone(*options) as server:
+        started(server.uri, {"protocol": protocol})
+        warned = [text for text in caplog.messages if "maxmemory-policy" in text]
+        assert [
+            f"maxmemory-policy {policy})" in text and "noeviction" in text for text in warned
+        ] == ([] if policy is None else [True])
+        caplog.clear()
+        with click.Context(click.Command("users")):
+            started(server.uri)
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", "-info")
+        started(server.uri)
+        assert caplog.messages == []
 
 
 def test_a_storage_of_another_kind_is_not_asked() -> None:
