@@ -3,7 +3,8 @@
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,22 @@ import redis
 from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, MetaLimit, WaitEvent
-from ratelimit_ext.core.charge import Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NEVER, Charge, Hold
+from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.events import Events, WaitOutcome
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.limit_string import wait_us
 from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
+from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.waiting_room import WaitingRoom
+from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import remaining, statuses
-from tests.web.conftest import Maker, Night
+from tests.web.conftest import Clock, Maker, Night
 
 
 @pytest.fixture
@@ -91,6 +99,19 @@ def test_it_sleeps_until_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         assert waiting_room._sleep(3.25, woken)
     assert sum(slept) == 3.25
     assert max(slept) == waiting_room.NOTICED_S
+
+
+def test_it_notices_while_it_sleeps_that_its_client_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the part of the sleep in which that happens, and not at its turn."""
+    slept, woken = list[float](), threading.Event()
+    monkeypatch.setattr(woken, "wait", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(waiting_room, "_has_left", lambda: len(slept) == 2)
+    with Flask("waits").test_request_context():
+        assert not waiting_room._sleep(60, woken)
+    assert slept == [waiting_room.NOTICED_S] * 2
 
 
 def test_other_limits_are_charged_when_it_starts(make: Maker, uri: str, night: Night) -> None:
@@ -208,6 +229,127 @@ def test_a_client_that_leaves(make: Maker, uri: str) -> None:
     server.close()
     assert answers == [429]
     assert in_line(limiter, app) == 0
+
+
+PACED = Charge(Limit(30, 60_000_000, "token-bucket", name="pace", wait=10_000_000), "pace")
+CALLS = Charge(Limit(30, 3_600_000_000, name="calls"), "calls")
+BAN = Charge(Limit(9, 3_600_000_000, name="ban"), "ban", meta=True)
+
+
+def answer(pace_s: float, calls_s: float = 0, charges: Sequence[Charge] = ()) -> Decision:
+    """A decision by the seconds after which each limit lets the request pass."""
+    waits = {PACED.key: pace_s, CALLS.key: calls_s, BAN.key: 0}
+    verdicts = [
+        Verdict(
+            each, not waits[each.key], 0, wait := round(waits[each.key] * 1_000_000), wait, None
+        )
+        for each in charges or (PACED, CALLS)
+    ]
+    return Decision(admitted=not pace_s + calls_s, now_us=0, verdicts=tuple(verdicts))
+
+
+@dataclass
+class Script:
+    """What a storage and an outage answer to a request that waits, one look after the other, and
+    what they are sent."""
+
+    answers: list[tuple[str, Decision]]
+    looks: list[tuple[int | None, bool]] = field(default_factory=list)
+    sent: list[tuple[str, str]] = field(default_factory=list)
+
+    def decide(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Any, Hold]:
+        counts_denials = any(each.meta and each.on_denial != NEVER for each in charges)
+        self.looks.append((hold.waited_us, counts_denials))
+        engine, decision = self.answers.pop(0)
+        return decision, engine, hold
+
+    def send(self, engine: Any, changes: Sequence[Change], **_: object) -> None:
+        self.sent += [(engine, f"{each.verb} {each.charge.limit.name}") for each in changes]
+
+
+BACK, LEFT = ("storage", "adjust ban"), ("storage", "leave pace")
+#: By how a wait ends: the engines and what they answer; the outcome, the seconds and whether the
+#: response has them; whether a ticket is left.
+TURNS: dict[str, tuple[list[tuple[str, Decision]], WaitOutcome, float, bool, bool]] = {
+    "starts": ([("storage", answer(2)), ("storage", answer(0))], "started", 2, True, False),
+    "starts at once": ([("storage", answer(0))], "started", 0, True, False),
+    "an outage": ([("storage", answer(2)), ("outage", answer(0))], "started", 2, True, True),
+    "others came first": ([("storage", answer(11))], "refused", 0, False, True),
+    "too late": ([("storage", answer(2)), ("storage", answer(9))], "late", 2, True, True),
+    "another": ([("storage", answer(2)), ("storage", answer(0, 1))], "denied", 2, True, True),
+    "both": ([("storage", answer(2)), ("storage", answer(9, 1))], "denied", 2, True, True),
+    "its client leaves": ([("storage", answer(5))], "left", 5, False, True),
+}
+
+
+@pytest.fixture
+def room(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Event]]:
+    """Let a request wait by a script, and return its events. A client stays for five seconds."""
+
+    def sleep(seconds: float, _: object) -> bool:
+        clock.forward(seconds)
+        return seconds < 5
+
+    def turn(script: Script, state: RequestState, denied: Decision) -> list[Event]:
+        places, events, found = threading.BoundedSemaphore(1), Events(), list[Event]()
+        events.add(found.append)
+        room = WaitingRoom(places, None, script, events, 60)  # type: ignore[arg-type]
+        charges = [verdict.charge for verdict in denied.verdicts]
+        room.turn(state, script.decide, charges, (denied, "storage", Hold(7, 60_000_000)))  # type: ignore[arg-type]
+        assert places.acquire(blocking=False)
+        assert not script.answers
+        return found
+
+    monkeypatch.setattr(waiting_room, "_sleep", sleep)
+    return turn
+
+
+@pytest.mark.parametrize("triggers", [None, (), (0,), (1,)])
+@pytest.mark.parametrize("case", TURNS)
+def test_how_a_wait_ends(
+    case: str, triggers: tuple[int, ...] | None, room: Callable[..., list[Event]]
+) -> None:
+    """Its event names what happened, and how long it lasted; the response says how long a request
+    has waited that had a turn or a deadline. A ticket is left unless its request has started. A
+    limit on denials has counted the first one, if it was of its limits; it gets that back, and
+    counts a refusal instead."""
+    answers, outcome, seconds, is_shown, is_left = TURNS[case]
+    counts = triggers in ((), (0,))
+    is_refused = outcome in ("refused", "late", "denied")
+    script = Script([*answers, *answers[-1:] * (counts and is_refused)])
+    charges = [PACED, CALLS, BAN._replace(on_denial=triggers or ())][: 2 + (triggers is not None)]
+    app, state = Flask("waits"), RequestState(lambda _: None)  # type: ignore[arg-type,return-value]
+    with app.test_request_context():
+        events = room(script, state, answer(2, charges=charges))
+        response = app.process_response(app.make_response("ok"))
+    assert events == [WaitEvent(PACED.limit, outcome, seconds)]
+    waited_ms = response.headers.get("RateLimit-Wait-Ms", type=int)
+    assert waited_ms == (seconds * 1000 if is_shown else None)
+    assert state.waited_us == (waited_ms or 0) * 1000
+    assert script.sent == [BACK] * counts + [LEFT] * is_left
+    assert script.looks[0] == (0, False)
+    assert [counted for _, counted in script.looks[1:]].count(True) == (counts and is_refused)
+
+
+def test_a_request_may_start_as_its_refusal_is_counted(room: Callable[..., list[Event]]) -> None:
+    """Those before it have left meanwhile."""
+    script = Script([("storage", answer(11)), ("storage", answer(0))])
+    with Flask("waits").test_request_context():
+        state = RequestState(lambda _: None)  # type: ignore[arg-type,return-value]
+        events = room(script, state, answer(2, charges=[PACED, CALLS, BAN]))
+    assert events == [WaitEvent(PACED.limit, "started", 0)]
+    assert script.sent == [BACK]
+
+
+def test_a_refusal_has_an_event_of_the_limit_that_lets_requests_wait(
+    room: Callable[..., list[Event]],
+) -> None:
+    """Another limit denies, too: it asks nothing."""
+    script = Script([])
+    with Flask("waits").test_request_context():
+        events = room(script, RequestState(lambda _: None), answer(2, 1))  # type: ignore[arg-type,return-value]
+    assert events == [WaitEvent(PACED.limit, "refused", 0)]
+    assert script == Script([])
 
 
 def test_a_worker_without_threads_waits_for_nothing(make: Maker, slept: list[float]) -> None:
