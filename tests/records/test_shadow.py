@@ -225,7 +225,7 @@ def test_an_outage_keeps_the_counts(make: Maker, redis_uri: str) -> None:
 
 
 def test_records_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
-    """Trials, decisions and denials are written by one call, and read like on one server."""
+    """Of shadow limits, decisions and denials: written by one call, read like on one server."""
     with cluster_server.client() as client:
         client.flushall()
     site = limited(make, cluster_server.uri)
