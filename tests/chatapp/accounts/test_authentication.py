@@ -136,27 +136,20 @@ def test_most_requests_need_no_query(authenticator: Authenticator, shelf: Shelf)
     assert shelf.asked == 3
 
 
-def test_a_revocation_acts_within_the_time(authenticator: Authenticator, shelf: Shelf) -> None:
-    """At the latest when the answer has expired; so does a change of plan."""
+def test_a_change_acts_within_the_time(authenticator: Authenticator, shelf: Shelf) -> None:
+    """Of plan and amounts, and a revocation: at the latest when the answer has expired."""
     made = shelf.add()
-    authenticator.authenticate(made.text)
-    shelf.change_user(made.public_id, plan="team")
+    before = authenticator.authenticate(made.text)
+    assert (before.plan, before.limits) == ("pro", {})
+    shelf.change_user(made.public_id, plan="team", limits={"plan": "1/day"})
+    assert authenticator.authenticate(made.text) == before
     shelf.clock.now += ANSWER_HOLDS_S
-    assert authenticator.authenticate(made.text).plan == "team"
+    after = authenticator.authenticate(made.text)
+    assert (after.plan, after.limits) == ("team", {"plan": "1/day"})
     shelf.revoke(made.public_id)
     shelf.clock.now += ANSWER_HOLDS_S
     with pytest.raises(KeyRefusedError, match=f"{made.public_id} was revoked"):
         authenticator.authenticate(made.text)
-
-
-def test_a_new_amount_acts_within_the_time(authenticator: Authenticator, shelf: Shelf) -> None:
-    """Like a revocation or a new plan."""
-    made = shelf.add()
-    assert authenticator.authenticate(made.text).limits == {}
-    shelf.change_user(made.public_id, limits={"plan": "1/day"})
-    assert authenticator.authenticate(made.text).limits == {}
-    shelf.clock.now += ANSWER_HOLDS_S
-    assert authenticator.authenticate(made.text).limits == {"plan": "1/day"}
 
 
 def test_a_key_expires_to_the_second(authenticator: Authenticator, shelf: Shelf) -> None:

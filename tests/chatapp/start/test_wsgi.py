@@ -32,6 +32,7 @@ OF_ROUTES = (
     *("ratelimit_ext.policy.schema", "chatapp.blueprints", "chatapp.web.formats"),
     *("chatapp.web.requests", "chatapp.upstreams.openai", "chatapp.upstreams.anthropic"),
 )
+OF_UPSTREAMS = ("chatapp.upstreams.openai", "chatapp.upstreams.anthropic")
 #: What an application is built of, beside what all commands import.
 OF_BUILDS = (*OF_NO_COMMAND, "sqlalchemy.dialects.sqlite", *OF_ROUTES)
 #: What other commands do not need: those of `flask chat`, and the pages of operators.
@@ -125,35 +126,28 @@ def test_each_warning_of_the_start_has_its_time(
     )
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+#: A command takes longer than all the rest to import the SDKs. Without limits, it would take a
+#: third more for a policy and routes, and a mistake in the policy stops no report. Without an
+#: upstream, no default model stops it. With limits, it needs no other commands and pages.
+NOT_IMPORTED = {
+    OF_NO_COMMAND: (
         *("ratelimit check", "ratelimit near", "ratelimit show", "chat spend", "chat users list"),
         "chat keys create --user ada",
-    ],
+    ),
+    OF_ROUTES: ("chat spend", "chat users list", "chat ledger days"),
+    OF_UPSTREAMS: ("ratelimit show", "ratelimit log", "ratelimit near", "ratelimit top"),
+    OF_OTHERS: ("routes", "ratelimit show"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "heavy"), [(each, heavy) for heavy, words in NOT_IMPORTED.items() for each in words]
 )
-def test_a_command_imports_no_sdk(words: str) -> None:
-    """The SDKs would take longer than all the rest. Nothing is searched for garbage at the end."""
-    heavy = ",".join(OF_NO_COMMAND)
-    found = last_line(COMMAND, "--app", "wsgi", *words.split(), heavy)
+def test_a_command_imports_what_it_needs(words: str, heavy: tuple[str, ...]) -> None:
+    """And nothing is searched for garbage at the end."""
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(heavy))
     assert (found["status"], found["imported"]) == (0, [])
     assert found["frozen"] > 100_000
-
-
-@pytest.mark.parametrize("words", ["chat spend", "chat users list", "chat ledger days"])
-def test_a_command_without_limits_imports_no_routes(words: str) -> None:
-    """A policy and routes take a fourth of the command's time, and a mistake in the policy stops no
-    report."""
-    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_ROUTES))
-    assert (found["status"], found["imported"]) == (0, [])
-
-
-@pytest.mark.parametrize("words", ["show", "log", "near", "top"])
-def test_a_command_that_names_no_upstream_builds_none(words: str) -> None:
-    """Nor does a default model stop it, which only upstreams know."""
-    heavy = "chatapp.upstreams.openai,chatapp.upstreams.anthropic"
-    found = last_line(COMMAND, "--app", "wsgi", "ratelimit", words, heavy)
-    assert (found["status"], found["imported"]) == (0, [])
 
 
 @pytest.mark.parametrize(
@@ -171,13 +165,6 @@ def test_a_value_is_no_request_for_help(monkeypatch: pytest.MonkeyPatch, words: 
     """What looks like a value of an option, or follows the end of the options, needs more."""
     monkeypatch.setattr(sys, "argv", ["flask", "--app", "wsgi", *words.split()])
     assert not cli.prints_help()
-
-
-@pytest.mark.parametrize("words", ["routes", "ratelimit show"])
-def test_a_command_of_limits_imports_no_other_commands(words: str) -> None:
-    """Nor the pages of operators, unless there is a token of them."""
-    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_OTHERS))
-    assert (found["status"], found["imported"]) == (0, [])
 
 
 def test_a_forecast_has_limits(make_app: AppMaker, uri: str, database_url: str) -> None:

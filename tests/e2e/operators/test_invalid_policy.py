@@ -82,17 +82,6 @@ def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
         file.unlink(missing_ok=True)
 
 
-def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
-    """No policy has been valid yet."""
-    file.write_text(MISTAKEN)
-    ended = run(
-        tmp_path, "gunicorn", "wsgi:app", RATELIMIT_POLICY_FILE=str(file), WEB_CONCURRENCY="1"
-    )
-    assert ended.returncode == 3
-    assert "Did you mean '100/day'?" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 @pytest.mark.parametrize("way", ["argument", "variable"])
 def test_a_policy_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: str) -> None:
     """`ratelimit check`: 0 and a summary, or 1 and every mistake with its line."""

@@ -1,8 +1,13 @@
-"""A mistake in the settings: one sentence, and the server does not start."""
+"""A mistake in the settings or in a file: one sentence, and the server does not start."""
 
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.command import run
+from tests.e2e.operators.test_invalid_policy import MISTAKEN
+
+PRIZE = 'version = 1\n[upstreams.acme]\nprotocol = "openai"\nprize = "free"\n'
 
 SENTENCE = (
     "CHATAPP_PLANS: found 'alice=pro'; allowed: a JSON object of strings (plans by user id "
@@ -10,12 +15,26 @@ SENTENCE = (
 )
 
 
-def test_gunicorn_ends_with_the_sentence(tmp_path: Path) -> None:
+#: A setting with a mistake, what is in the file that it names, and the sentence.
+FIRST_STARTS = [
+    ("CHATAPP_PLANS", None, SENTENCE),
+    ("RATELIMIT_POLICY_FILE", MISTAKEN, "Did you mean '100/day'?"),
+    ("CHATAPP_PROVIDERS_FILE", PRIZE, "file.toml:4: upstreams.acme.prize is unknown;"),
+]
+
+
+@pytest.mark.parametrize(("setting", "text", "sentence"), FIRST_STARTS)
+def test_gunicorn_ends_with_the_sentence(
+    tmp_path: Path, setting: str, text: str | None, sentence: str
+) -> None:
     """Each started worker prints it, and the master does not retry. With one worker, because a
-    master that reaps a second one while it halts prints a traceback."""
-    ended = run(tmp_path, "gunicorn", "wsgi:app", CHATAPP_PLANS="alice=pro", WEB_CONCURRENCY="1")
+    master that reaps a second one while it halts prints a traceback. No file has been valid yet."""
+    file = tmp_path / "file.toml"
+    file.write_text(text or "")
+    variables = {setting: str(file) if text else "alice=pro", "WEB_CONCURRENCY": "1"}
+    ended = run(tmp_path, "gunicorn", "wsgi:app", **variables)
     assert ended.returncode == 3
-    assert SENTENCE in ended.stderr
+    assert sentence in ended.stderr
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("Booting worker") == 1
 

@@ -66,16 +66,6 @@ def test_a_reload_with_a_mistake_keeps_the_last_valid_file(
     assert provider.keys() == [SECOND]
 
 
-def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:
-    """With one sentence, and without a traceback."""
-    file.write_text(file.read_text().replace("price", "prize"))
-    variables = {"CHATAPP_PROVIDERS_FILE": str(file), "WEB_CONCURRENCY": "1"}
-    ended = run(tmp_path, "gunicorn", "wsgi:app", **variables)
-    assert ended.returncode == 3
-    assert f"{file}:8: upstreams.acme.prize is unknown;" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
 @pytest.mark.parametrize("way", ["argument", "variable"])
 def test_a_file_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: str) -> None:
     """`chat providers check`: 0 with the upstreams and the keys that are missing here, or 1 and
