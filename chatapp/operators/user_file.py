@@ -93,7 +93,13 @@ def _read(
         reader.fieldnames = heads
         lines: dict[str, int] = {}
         for row in reader:
-            _read_line(changes, mistakes, row, reader.line_num, lines, users, teams)
+            line = reader.line_num
+            change, wrong = _read_line(row, users, teams)
+            if change is not None:
+                changes.append(change)
+                if (first := lines.setdefault(change.name, line)) != line:
+                    wrong.insert(0, f"user: {change.name!r} is also in line {first}")
+            mistakes += [f"line {line}: {mistake}" for mistake in wrong]
             if len(lines) > MOST_LINES:
                 mistakes.append(f"There are more than {MOST_LINES} users; split the file.")
                 break
@@ -103,26 +109,17 @@ def _read(
 
 
 def _read_line(
-    changes: list[UserChange],
-    mistakes: list[str],
-    row: Mapping[Any, Any],
-    line: int,
-    lines: dict[str, int],
-    users: Mapping[str, User],
-    teams: set[str],
-) -> None:
+    row: Mapping[Any, Any], users: Mapping[str, User], teams: set[str]
+) -> tuple[UserChange | None, list[str]]:
+    """Return what a line says of a user, and its mistakes."""
     wrong: list[str] = []
     if None in row or None in row.values():
-        mistakes.append(f"line {line}: more or fewer cells than columns. Quote cells with commas.")
-        return
+        return None, ["more or fewer cells than columns. Quote cells with commas."]
     cells = {name: spreadsheet.read(text.strip()) for name, text in row.items()}
     try:
         name = arguments.new_user(cells["user"])
     except OperatorError as error:
-        mistakes.append(f"line {line}: user: {error}")
-        return
-    if (first := lines.setdefault(name, line)) != line:
-        wrong.append(f"user: {name!r} is also in line {first}")
+        return None, [f"user: {error}"]
     user = users.get(name)
     defined, default = current_services().plans, current_services().default_plan
     plan = cells.get("plan") or (user.plan if user else default)
@@ -140,5 +137,4 @@ def _read_line(
             values["limits"] = checked("user", amounts, plan=plan) or None
         except OperatorError as error:
             wrong.append(f"limits: {error}")
-    mistakes += [f"line {line}: {mistake}" for mistake in wrong]
-    changes.append(UserChange(name, values))
+    return UserChange(name, values), wrong
