@@ -250,6 +250,8 @@ class Bill(Generation):
         ]
 
     def usage(self) -> Usage:
+        if not self.all_input_tokens:  # compatible servers send 0 for "unknown"
+            raise ValueError("no call is without input")
         # The sums leave out the tokens of compacting the context.
         parts = [self, *(i for i in self.iterations or () if i.type == COMPACTION)]
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
@@ -405,13 +407,13 @@ class MessageReader:
     def _read_bill(self, usage: object) -> bool:
         """Return whether the usage can be read, with what has not changed since the start."""
         if isinstance(usage, dict):
-            self._bill |= {name: value for name, value in usage.items() if value is not None}
+            # Some servers send 0 for what they have reported before.
+            self._bill |= {n: value for n, value in usage.items() if value or n not in self._bill}
         try:
             self.progress.usage = Bill.model_validate(self._bill).usage()
-        except ValidationError:
+        except ValueError:
             return False  # not reported, or unreadable
-        # Each later event has its own count of these.
-        del self._bill["output_tokens"]
+        del self._bill["output_tokens"]  # each later event has its own count of these
         return True
 
 

@@ -270,7 +270,7 @@ class ChunkReader:
 
 
 class Embeddings(Fields):
-    prompt_tokens: Annotated[Tokens, at("usage", "prompt_tokens")]
+    prompt_tokens: Annotated[Tokens, Field(ge=1), at("usage", "prompt_tokens")]
 
 
 def _embedding_usage(answer: object) -> Usage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Final
 
 from pydantic import ValidationError
@@ -240,7 +241,7 @@ def _generated(answer: object) -> list[str]:
 
 class StreamEvent(Fields):
     type: str
-    item_id: str | None = None
+    item_id: object = None
     delta: object = None
     item: dict[str, object] | None = None
     response: dict[str, object] | None = None
@@ -294,11 +295,10 @@ class ResponseReader:
 
     def _end(self, kind: str, response: dict[str, object]) -> None:
         progress = self.progress
-        try:
+        with suppress(ValidationError):  # not reported, or unreadable
             progress.usage = _usage(response)
             progress.usage_is_final = True
-        except ValidationError:
-            pass  # not reported, or unreadable
+        progress.generated = progress.generated or _generated(response)
         progress.ids = _ids(self._fields, response)
         progress.finish_reason = ENDS[kind]
         self.over = True

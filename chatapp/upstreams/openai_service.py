@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind, Extras, UpstreamError
@@ -100,7 +100,7 @@ class Details(Fields):
 class Bill(Fields):
     """What OpenAI calls usage."""
 
-    input_tokens: Tokens
+    input_tokens: Annotated[Tokens, Field(ge=1)]  # compatible servers send 0 for "unknown"
     output_tokens: Tokens
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None

@@ -16,8 +16,6 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import ValidationError
-
 from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.catalogue.usage import Usage
 from chatapp.per_process import PerProcess
@@ -449,7 +447,7 @@ def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
 def _usage(api: Api, fields: object) -> Usage | None:
     try:
         return api.usage(fields)
-    except ValidationError:
+    except ValueError:  # not reported, or unreadable
         return None
 
 

@@ -23,11 +23,13 @@ from tests.chatapp.upstream_server import (
     Wait,
     anthropic_body,
     anthropic_events,
+    embeddings_body,
     event,
     named,
     openai_body,
     openai_chunks,
     openai_error,
+    response_body,
 )
 
 REASONING, PLAIN, CLAUDE = "gpt-5.4-mini", "gpt-4o", "claude-haiku-4-5"
@@ -499,6 +501,7 @@ def test_a_message_with_an_unreadable_usage_is_delivered(calls: Calls, usage: ob
         ({"usage": {"input_tokens": 120}}, 120),
         ({"usage": {"input_tokens": 120, "output_tokens": 1}}, 120),
         ({"usage": None}, None),
+        ({"usage": {"input_tokens": 0, "output_tokens": 0}}, None),  # as Ollama did
         ({"usage": {"input_tokens": 120, "output_tokens": 1, "speed": 2}}, None),
         ({}, None),
     ],
@@ -507,9 +510,10 @@ def test_a_message_with_an_unreadable_usage_is_delivered(calls: Calls, usage: ob
 def test_input_is_charged_without_a_usage_at_the_start(
     calls: Calls, path: str, message: dict[str, object], input_tokens: int | None
 ) -> None:
-    """Known later, or else as estimated: it is never free."""
+    """Known later, or else as estimated: it is never free. SGLang sends 0 at the end."""
     text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": "pong"})
-    delta = named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 7})
+    usage = {"input_tokens": 0, "output_tokens": 7}
+    delta = named("message_delta", delta={"stop_reason": "end_turn"}, usage=usage)
     start = named("message_start", message=message)
     calls.provider.script(Stream([start, text, delta, named("message_stop")]))
     asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 5000}
@@ -556,3 +560,53 @@ def test_reasoning_beside_the_output_is_charged(
     calls.ask(PLAIN, stream=stream)
     billed = calls.ledger.billed()
     assert (billed.estimated, billed.usage.output_tokens) == (False, output_tokens)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", [PATHS[PLAIN], PATHS[CLAUDE], "/v1/responses", "/v1/embeddings"])
+def test_a_usage_without_input_is_no_usage(calls: Calls, path: str, stream: bool) -> None:
+    """Servers that do not count send zeros."""
+    zero = {"prompt_tokens": 0, "input_tokens": 0, "completion_tokens": 0, "output_tokens": 0}
+    asked: dict[str, Any] = {"model": PLAIN, "messages": MESSAGES, "stream": stream}
+    if path == PATHS[PLAIN]:
+        body = openai_body()
+        end = event({"choices": [], "usage": zero})
+        events = [chunk({"content": "pong"}, finish_reason="stop"), end, DONE]
+    elif path == PATHS[CLAUDE]:
+        asked |= {"model": CLAUDE, "max_tokens": 900}
+        body = anthropic_body()
+        text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": "pong"})
+        end = named("message_delta", delta={"stop_reason": "end_turn"}, usage=zero)
+        events = [named("message_start", message={"usage": zero}), text, end]
+    elif path == "/v1/responses":
+        asked = {"model": PLAIN, "input": "ping", "stream": stream}
+        body = response_body()
+        delta = named("response.output_text.delta", item_id="msg_1", delta="pong")
+        events = [delta, named("response.completed", response={**body, "usage": zero})]
+    else:
+        asked = {"model": "text-embedding-3-small", "input": "ping"}
+        body, events, stream = embeddings_body(), [], False
+    calls.provider.script(Stream(events) if stream else Answer(200, {**body, "usage": zero}))
+    with calls.client.post(path, json=asked) as response:
+        response.get_data()
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", True)
+    assert call.usage.input_tokens == call.estimated_input_tokens > 0
+    assert call.usage.output_tokens == {"/v1/embeddings": 0, PATHS[CLAUDE]: 2}.get(path, 1)
+
+
+@pytest.mark.parametrize("kind", ["a text at the end", "an item without a text id"])
+def test_a_response_without_a_usage_is_charged_by_its_text(calls: Calls, kind: str) -> None:
+    """As compatible servers send it."""
+    if kind == "a text at the end":
+        body = response_body(text=TEXT)
+        events = [named("response.completed", response={**body, "usage": None})]
+    else:
+        delta = named("response.output_text.delta", item_id=1, delta=TEXT)
+        events = [delta, named("response.completed", response={"id": "resp_1", "output": []})]
+    calls.provider.script(Stream(events))
+    body = {"model": PLAIN, "input": "ping", "stream": True, "max_output_tokens": 5000}
+    calls.client.post("/v1/responses", json=body).get_data()
+    [call] = calls.ledger.finished()
+    assert (call.status, call.estimated) == ("answered", True)
+    assert 1000 <= call.usage.output_tokens <= 1010
