@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.waiting_room import WaitingRoom
-from tests import servers
 from tests.servers import Server, eventually
 from tests.web.calls import remaining, statuses
 from tests.web.conftest import Clock, Maker, Night
