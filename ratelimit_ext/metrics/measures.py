@@ -86,12 +86,10 @@ MEASURES: Final = (
 
 
 class Exporter(Protocol):
-    """Keeps figures: adds to counters, observes values of histograms, sets gauges. ``labels`` are
-    in the order of the measure's."""
+    """Keeps figures: a counter or a sum grows by one, a histogram counts it, a gauge becomes it.
+    ``labels`` are in the order of the measure's."""
 
-    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None: ...
-    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
-    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
+    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None: ...
 
 
 class _Group:
@@ -120,7 +118,7 @@ class Measures:
         self._identity_label = identity_label
         #: By the bucket of a group, which is one for each window.
         self._groups: OrderedDict[tuple[str, int | None], _Group] = OrderedDict()
-        exporter.set(STORAGE_UP, (), 1)
+        exporter.add(STORAGE_UP, (), 1)
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -130,14 +128,14 @@ class Measures:
                 self._settlement(event)
             case WaitEvent():
                 labels = event.limit.label, event.outcome
-                self._exporter.observe(WAIT_SECONDS, labels, event.seconds)
+                self._exporter.add(WAIT_SECONDS, labels, event.seconds)
             case StorageEvent():
                 self._storage(event)
 
     def _decision(self, event: DecisionEvent) -> None:
         exporter = self._exporter
         exporter.add(REQUESTS, (event.reason or "admitted",))
-        exporter.observe(DECISION_SECONDS, (), event.seconds)
+        exporter.add(DECISION_SECONDS, (), event.seconds)
         before: Verdict | None = None
         for verdict in event.decision.verdicts:
             limit = verdict.charge.limit
@@ -145,7 +143,7 @@ class Measures:
             exporter.add(DECISIONS, (limit.label, limit.strategy, outcome))
             if limit.traits.external:
                 identity = self._identity_label(event.identities.get(verdict.charge.key, ""))
-                exporter.set(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
+                exporter.add(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
             elif verdict.share is not None and event.admitted:
                 self._share(event, before, verdict, verdict.share)
             elif verdict.allowed and limit.visible and verdict.remaining < NEAR * limit.capacity:
@@ -165,7 +163,7 @@ class Measures:
             members = self._groups[key] = _Group()
         identity = self._identity_label(event.identities.get(charge.key, ""))
         index = members.index_with(verdict.charge.key, share.used)
-        self._exporter.set(FAIRNESS, (charge.limit.label, identity), index)
+        self._exporter.add(FAIRNESS, (charge.limit.label, identity), index)
 
     def _settlement(self, event: SettlementEvent) -> None:
         exporter = self._exporter
@@ -179,10 +177,10 @@ class Measures:
                 continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
                 error = numbers[1] / (change.charge.expected or 1)
-                exporter.observe(ESTIMATE_ERROR, (limit.unit,), error)
+                exporter.add(ESTIMATE_ERROR, (limit.unit,), error)
 
     def _storage(self, event: StorageEvent) -> None:
-        self._exporter.set(STORAGE_UP, (), 0 if event.is_down else 1)
+        self._exporter.add(STORAGE_UP, (), 0 if event.is_down else 1)
         if event.is_down:
             self._exporter.add(OUTAGES, ())
         else:

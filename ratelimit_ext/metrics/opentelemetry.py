@@ -19,14 +19,8 @@ class OpenTelemetryExporter:
     def __init__(self, meter: metrics.Meter) -> None:
         self._instruments = {measure: _instrument(measure, meter) for measure in MEASURES}
 
-    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
-        self._instruments[measure].add(amount, _attributes(measure, labels))
-
-    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        self._instruments[measure].record(value, _attributes(measure, labels))
-
-    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        self._instruments[measure].set(value, _attributes(measure, labels))
+    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
+        self._instruments[measure](figure, dict(zip(measure.labels, labels, strict=True)))
 
 
 def measure(
@@ -38,16 +32,13 @@ def measure(
     limiter.listen(Measures(exporter, identity_label))
 
 
-def _attributes(measure: Measure, labels: Sequence[str]) -> dict[str, str]:
-    return dict(zip(measure.labels, labels, strict=True))
-
-
-def _instrument(measure: Measure, meter: metrics.Meter) -> Any:
+def _instrument(measure: Measure, meter: metrics.Meter) -> Callable[..., None]:
+    """Return what adds a figure."""
     name, meaning = f"ratelimit.{measure.name}", measure.meaning
     if measure.kind == "counter":
-        return meter.create_counter(name, description=meaning)
+        return meter.create_counter(name, description=meaning).add
     if measure.kind == "gauge":
-        return meter.create_gauge(name, description=meaning)
+        return meter.create_gauge(name, description=meaning).set
     return meter.create_histogram(
         name, description=meaning, explicit_bucket_boundaries_advisory=list(measure.buckets)
-    )
+    ).record

@@ -26,6 +26,8 @@ DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"
 PREFIX: Final = "ratelimit"
 MOST_SERIES: Final = 10_000
 OTHER: Final = "other"
+#: The client library's methods that take a figure.
+ADD: Final = {"counter": "inc", "sum": "inc", "gauge": "set", "histogram": "observe"}
 
 
 class PrometheusExporter:
@@ -41,17 +43,21 @@ class PrometheusExporter:
     ) -> None:
         self.registry = registry or CollectorRegistry()
         self._metrics = {measure: _metric(measure, prefix, self.registry) for measure in measures}
-        #: By the measure and its labels; looking one up there costs the client library a lock.
-        self._children: dict[tuple[Measure, Sequence[str]], Any] = {}
+        #: What adds a figure, by the measure and its labels; looking a child up there costs the
+        #: client library a lock.
+        self._children: dict[tuple[Measure, Sequence[str]], Callable[[float], None]] = {}
 
-    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
-        self._child(measure, labels).inc(amount)
-
-    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        self._child(measure, labels).observe(value)
-
-    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        self._child(measure, labels).set(value)
+    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
+        key = measure, labels
+        add_to_child = self._children.get(key)
+        if add_to_child is None:
+            metric, is_full = self._metrics[measure], len(self._children) >= MOST_SERIES
+            if labels:
+                metric = metric.labels(*([OTHER] * len(labels) if is_full else labels))
+            add_to_child = getattr(metric, ADD[measure.kind])
+            if not is_full:
+                self._children[key] = add_to_child
+        add_to_child(figure)
 
     def scrape(self) -> tuple[bytes, int, dict[str, str]]:
         """Return the answer of a view: all figures of all processes."""
@@ -60,16 +66,6 @@ class PrometheusExporter:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), 200, {"Content-Type": CONTENT_TYPE_LATEST}
-
-    def _child(self, measure: Measure, labels: Sequence[str]) -> Any:
-        key = measure, labels
-        child = self._children.get(key)
-        if child is None:
-            metric = self._metrics[measure]
-            if len(self._children) >= MOST_SERIES:
-                return metric.labels(*[OTHER] * len(labels)) if labels else metric
-            child = self._children[key] = metric.labels(*labels) if labels else metric
-        return child
 
 
 def measure(limiter: Any, *, identity_label: Callable[[str], str] = str) -> PrometheusExporter:
