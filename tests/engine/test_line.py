@@ -150,19 +150,52 @@ def test_a_place_that_is_given_back(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wait_s", "in_line", "kept_s"), [(8, 1, 8), (60, 1, 10), (60, 5, 15), (60, 30, 60)]
+    ("wait_us", "waited_us", "in_line", "kept_us"),
+    [
+        (8 * SECOND + 1, 0, 1, 8 * SECOND + 1),
+        (12 * SECOND, 3 * SECOND, 1, 9 * SECOND),
+        (60 * SECOND, 0, 1, 10 * SECOND),
+        (60 * SECOND, 0, 5, 15 * SECOND),
+        (60 * SECOND, 0, 30, 60 * SECOND),
+    ],
 )
-def test_a_line_is_kept_until_its_last_ticket_ends(wait_s: int, in_line: int, kept_s: int) -> None:
-    """Seconds after its turn, or its next look if that is later, and with the wait at the latest: a
-    worker that dies keeps no one waiting for longer."""
+def test_a_line_is_kept_until_its_last_ticket_ends(
+    wait_us: int, waited_us: int, in_line: int, kept_us: int
+) -> None:
+    """Five seconds after its turn, or its next look if that is later, and with its wait at the
+    latest. So a worker that dies keeps no one waiting for longer."""
     buckets = OpenBuckets()
     world = World(MemoryEngine(lambda: buckets))
-    limit = Limit(30, MINUTE, "token-bucket", burst=1, wait=wait_s * SECOND)
-    answers = [queued(world, limit).allowed for _ in range(1 + in_line)]
-    assert answers == [True] + [False] * in_line
+    limit = Limit(30, MINUTE, "token-bucket", burst=1, wait=wait_us)
+    assert queued(world, limit).allowed
+    for _ in range(in_line):
+        assert not queued(world, limit, waited_s=waited_us / SECOND).allowed
     expiry_us = buckets.expiry_us("bucket:line")
-    assert expiry_us is not None
-    assert 0 < expiry_us - world.now_us - kept_s * SECOND <= 2000
+    assert expiry_us == world.now_us + -(-kept_us // 1000) * 1000 + 1000
+
+
+def test_a_ticket_ends_while_others_go_on(world: World) -> None:
+    """A worker has died, and its request does not look again: it takes no turn from then on."""
+    limit = Limit(30, MINUTE, "token-bucket", burst=1, wait=40 * SECOND)
+    assert queued(world, limit).allowed
+    assert queued(world, limit, number=1).retry_after_us == 2 * SECOND
+    world.wait(1)
+    assert queued(world, limit, 1, number=2).retry_after_us == 3 * SECOND
+    world.wait(9, us=-1)
+    assert not world.call(limit).allowed
+    assert not queued(world, limit, number=2, waited_s=9).allowed
+    world.wait(us=1)
+    assert queued(world, limit, number=2, waited_s=9).allowed
+
+
+def test_a_wait_is_as_long_as_is_left_of_it(world: World) -> None:
+    """A request that waited three seconds in another line waits seven more in this one, or gets no
+    place."""
+    assert world.passed(PACE, 10) == 10
+    assert queued(world, PACE, 3, number=1, waited_s=4).retry_after_us == 6 * SECOND
+    assert queued(world, PACE, 1, waited_s=2.000001).retry_after_us == 8 * SECOND
+    assert queued(world, PACE, 1, number=2, waited_s=2).retry_after_us == 8 * SECOND
+    assert queued(world, PACE, 1).retry_after_us == 10 * SECOND
 
 
 def test_another_limit_denies_at_the_turn(world: World) -> None:
@@ -408,24 +441,30 @@ def test_a_call_that_ends_no_longer_counts_for_its_member(
     assert int(message["data"]) == 20
 
 
-@pytest.mark.parametrize(("burst", "debt", "refund", "first"), [(2, 0, 1, 2), (1, 2, 2, 1)])
+@pytest.mark.parametrize(
+    ("burst", "debt", "refund", "awake"), [(2, 0, 1, [2, 2]), (1, 2, 2, [1, 2])]
+)
 def test_a_refund_wakes_who_starts_earlier(
-    redis_client: redis.Redis, woken: Any, burst: int, debt: int, refund: int, first: int
+    redis_client: redis.Redis, woken: Any, burst: int, debt: int, refund: int, awake: list[int]
 ) -> None:
     """A seven-millionth of a token is missing. If the first has room nevertheless, it looks in a
     microsecond as it is, and the turn of the second is earlier by a token. If it has none, it is
-    woken, and the second when the first has begun."""
+    woken, and the second as soon as the first has begun. More debt wakes no one."""
     world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
     limit = Limit(3, 7 * SECOND, "token-bucket", burst=burst, wait=60 * SECOND)
     taken = queued(world, limit, burst)
     world.settle(taken, debt)
     for number in (1, 2):
         assert not queued(world, limit, number=number).allowed
+    world.settle(taken, 1)
+    world.settle(taken, -1)
     world.wait(us=2_333_333)
     assert world.settle(taken, -refund) == 1
+    world.wait(us=1)
+    assert queued(world, limit, number=1, waited_s=3).allowed
     redis_client.publish(CHANNEL, 0)
-    messages = [woken.get_message(timeout=30) for _ in range(2)]
-    assert [int(each["data"]) for each in messages if each] == [first, 0]
+    messages = [woken.get_message(timeout=30) for _ in (*awake, 0)]
+    assert [int(each["data"]) for each in messages if each] == [*awake, 0]
 
 
 def test_a_limit_becomes_fair_while_its_slots_are_taken(world: World) -> None:
