@@ -1,7 +1,8 @@
 """How large the folders and packages may be: each number is a maximum that only falls.
 
 A commit that removes code lowers it: `python tests/architecture/test_sizes.py` writes the sizes of
-today, rounded up. To raise one, write a record as docs/decisions/0035-sizes-are-maxima.md.
+today, rounded up, where they are lower. To raise one, write a record as
+docs/decisions/0035-sizes-are-maxima.md.
 """
 
 from __future__ import annotations
@@ -70,5 +71,6 @@ def test_the_table_names_what_exists() -> None:
 
 
 if __name__ == "__main__":
-    rounded = {folder: -(-lines // STEP) * STEP for folder, lines in sizes().items()}
+    now = sizes().items()
+    rounded = {folder: min(-(-lines // STEP) * STEP, allowed()[folder]) for folder, lines in now}
     TABLE.write_text("".join(f"{folder:<36}{lines:>6}\n" for folder, lines in rounded.items()))
