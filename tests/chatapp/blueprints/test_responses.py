@@ -220,18 +220,6 @@ def test_the_offline_model_answers_in_the_same_format(client: FlaskClient) -> No
     assert events[-1][1]["response"]["usage"] == whole["usage"]
 
 
-def test_it_shares_the_limits_of_chat_completions(client: FlaskClient) -> None:
-    """Ten calls pass at once, at either address; a denial has OpenAI's format."""
-    chat = {"model": "offline", "messages": [{"role": "user", "content": "ping"}]}
-    for _ in range(5):
-        assert ask(client, model="offline").status_code == 200
-        assert client.post("/v1/chat/completions", json=chat).status_code == 200
-    denied = ask(client, model="offline")
-    assert denied.status_code == 429
-    assert error_of(denied)["code"] == "rate_limit_exceeded"
-    assert denied.headers["Retry-After"] == "2"
-
-
 def test_a_long_wait_is_a_usage_limit(make_app: AppMaker) -> None:
     """Codex sleeps through any Retry-After, unless `type` says that usage is limited; then it shows
     `resets_at`."""
