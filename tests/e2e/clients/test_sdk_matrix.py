@@ -42,7 +42,7 @@ provider = chatapp.provider
 
 SDKS = ["openai==1.109.*", "openai==2.40.*", "openai==3.*"]
 SDKS += ["anthropic==0.60.*", "anthropic==1.*", "anthropic==2.*"]
-CLIENT = Path(__file__).parent / "drivers" / "sdk_client.py"
+DRIVERS = Path(__file__).parent / "drivers"
 MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
 # What an SDK needs by itself, for imports and connections on a slow machine.
 OWN_TIME_S = 3.0
@@ -68,21 +68,16 @@ class Sdk:
     url: str
     attempts: list[str]
 
-    def call(self, way: str = "whole", model: str | None = None) -> Outcome:
+    def call(self, way: str = "plain", model: str | None = None) -> Outcome:
         before = len(self.attempts)
-        command = [
-            self.python,
-            CLIENT,
-            self.protocol,
-            self.url,
-            way,
-            model or MODELS[self.protocol],
-        ]
+        driver = DRIVERS / f"{self.protocol}_sdk.py"
+        asked = (self.url, "mine", model or MODELS[self.protocol], way, "ping")
+        command = [self.python, driver, *asked]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
-        attempts = len(self.attempts) - before
-        return Outcome(said["text"], said["error"], said["took_s"], attempts)
+        error = said["error"] and said["error"].partition(":")[0]
+        return Outcome(said["text"], error, said["took_s"], len(self.attempts) - before)
 
 
 @pytest.fixture(scope="module", params=SDKS)
@@ -111,8 +106,8 @@ def sdk(
     limit = getattr(request, "param", None)
     config: dict[str, object] = {"RATELIMIT_STORAGE_URI": "memory://"}
     if limit:
-        config["RATELIMIT_POLICY_FILE"] = None
-        config["RATELIMIT_BLUEPRINTS"] = {"openai_api": [limit], "anthropic_api": [limit]}
+        blueprints = {"openai_api": [limit], "anthropic_api": [limit]}
+        config |= {**chatapp.NO_LIMITS, "RATELIMIT_BLUEPRINTS": blueprints}
     protocol, python = environment
     app = create_app(config)
     with serving(app) as url:
@@ -136,12 +131,12 @@ def trouble(sdk: Sdk, status: int, code: str, **headers: str) -> Answer:
 
 def test_it_answers_and_streams(sdk: Sdk) -> None:
     """Unchanged except for its address."""
-    for way in ("whole", "stream"):
+    for way in ("plain", "stream"):
         outcome = sdk.call(way)
         assert (outcome.text, outcome.error, outcome.attempts) == ("pong", None, 1)
 
 
-@pytest.mark.parametrize("way", ["whole", "stream"])
+@pytest.mark.parametrize("way", ["plain", "stream"])
 @pytest.mark.parametrize(("wait_s", "attempts"), [(1, 1), (4, 2)])
 def test_an_overloaded_provider_is_tried_again_after_its_wait(
     sdk: Sdk, provider: UpstreamServer, way: str, wait_s: int, attempts: int

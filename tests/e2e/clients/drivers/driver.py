@@ -3,7 +3,7 @@
     python openai_sdk.py BASE_URL KEY MODEL WAY PROMPT
 
 BASE_URL has no path, WAY is one of the driver's functions. It prints one line of JSON: the client's
-version, the text it returned, and the error it raised or showed.
+version, the text it returned, the error it raised or showed, and the seconds that it took.
 
 If WAY is `many`, a call begins at once, in the first way, for each model and prompt in a line of
 the standard input, and prints its model and its text."""
@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -102,14 +103,16 @@ def run(version: str, *ways: Callable[[Request], str]) -> None:
         many(request, ways[0])
         return
     by_name = {each.__name__: each for each in ways}
-    text, error = None, None
+    text, error, began = None, None, time.monotonic()
     try:
         text = by_name[way](request)
     except Exception as raised:  # noqa: BLE001 - whatever it is, it is the result
         error = f"{type(raised).__name__}: {raised}"
+    took_s = time.monotonic() - began
     if not version[0].isdigit():
         version = metadata.version(version)
-    print(json.dumps({"version": version, "text": text, "error": error}))  # noqa: T201
+    result = {"version": version, "text": text, "error": error, "took_s": took_s}
+    print(json.dumps(result))  # noqa: T201
 
 
 def many(request: Request, way: Callable[[Request], str]) -> None:
