@@ -372,6 +372,15 @@ def test_a_client_gets_100_continue_once(start: Start) -> None:
             assert received.startswith(b"HTTP/1.1 200 OK")
 
 
+def completed(master: Master, body: bytes) -> int:
+    """The status of a completion; 503 if the connection was closed without its body."""
+    connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=120)
+    with contextlib.closing(connection), contextlib.suppress(ConnectionError):
+        connection.request("POST", "/v1/chat/completions", body, JSON)
+        return connection.getresponse().status
+    return 503
+
+
 def memory_kb(pid: int, of: str) -> int:
     """What the process has in memory: `VmRSS` now, `VmHWM` at most so far."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -391,12 +400,6 @@ def test_a_denied_address_costs_no_memory(
     body = json.dumps(fields).encode()
     assert len(body) > 4 * items
 
-    def ask(_: object) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=120)
-        with contextlib.closing(connection):
-            connection.request("POST", "/v1/chat/completions", body, JSON)
-            return connection.getresponse().status
-
     policy = tmp_path / "policy.toml"
     policy.write_text(
         POLICY_FILE.read_text().replace('limit = "120/minute"', 'limit = "20/day"', 1)
@@ -409,7 +412,7 @@ def test_a_denied_address_costs_no_memory(
             pass
         [worker] = master.workers()
         before = memory_kb(worker, "VmHWM")
-        assert list(pool.map(ask, range(clients))) == [429] * clients
+        assert list(pool.map(completed, [master] * clients, [body] * clients)) == [429] * clients
         assert memory_kb(worker, "VmHWM") - before < 100_000
 
 
@@ -419,17 +422,10 @@ def test_the_memory_of_large_bodies_is_returned(start: Start) -> None:
     said = [{"role": "user", "content": "a" * 30 * 1024 * 1024}]
     body = json.dumps({"model": "offline", "messages": said}).encode()
 
-    def ask(_: object) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=120)
-        with contextlib.closing(connection), contextlib.suppress(ConnectionError):
-            connection.request("POST", "/v1/chat/completions", body, JSON)
-            return connection.getresponse().status
-        return 503  # the connection was closed without its body
-
     with start(workers=1) as master, ThreadPoolExecutor(20) as pool:
         [worker] = master.workers()
         before = memory_kb(worker, "VmRSS")
-        statuses = Counter(pool.map(ask, range(60)))
+        statuses = Counter(pool.map(completed, [master] * 60, [body] * 60))
         assert statuses.keys() <= {200, 429, 503}
         assert statuses[429] + statuses[200] >= 10
         assert memory_kb(worker, "VmHWM") - before < 250_000
