@@ -209,7 +209,7 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     row = current_services().accounts.user(name)
     if row is None:
         raise UnknownUserError(name)
-    return users.as_json(row, OwnersAmounts())
+    return users.as_json(row, OwnersAmounts()) | blocks.shown("user", callers.identity_of(name))
 
 
 @Action(
@@ -370,12 +370,11 @@ def put_key(call: Call, key: str) -> users.Put:
         done += users.put_amounts("key", key, before.limits or {}, limits, **call.why)
     fields = {
         "models": body.models or None,
-        "files": bool(body.files),
+        "files": body.files,
         "traffic_class": body.traffic_class,
         "people": body.people and body.people.people().as_row(),
     }
-    kept = {"files"} if body.files is None else set()
-    changed = {name: value for name, value in fields.items() if name in given - kept}
+    changed = {n: v for n, v in fields.items() if n in given and (n, v) != ("files", None)}
     done += [*keys.set_fields(before, changed, **call.why), *_unmatched(body.models or ())]
     return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
@@ -434,7 +433,7 @@ def turn_accounts_off(call: Call) -> dict[str, object]:
 
 def _key(call: Call, key: str) -> dict[str, object]:
     call.operator.check_key(key)
-    return keys.as_json(_existing_key(key)[0], OwnersAmounts())
+    return {**keys.as_json(_existing_key(key)[0], OwnersAmounts()), **blocks.shown("api_key", key)}
 
 
 def _unmatched(patterns: Sequence[str]) -> list[str]:

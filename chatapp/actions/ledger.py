@@ -156,6 +156,7 @@ def get_usage(call: Call, user: str) -> dict[str, Any]:
         "team": team.removeprefix(TEAM) if team != identity else None,
         "limits": limits,
         "spent": services.reports.spent_usd(identity),
+        **blocks.shown("user", identity),
     }
 
 

@@ -234,7 +234,7 @@ def _block(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any
     is_new = not (for_s is None and blocks.is_endless(operators, target)) and operators.block(
         target.limit, target.identity, for_s=for_s, reason=target.reason
     )
-    until, text = None, "until it is unblocked"
+    until, text = None, blocks.ENDLESS
     if body.length is not None:
         until = datetime.now(UTC) + body.length
         text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"

@@ -20,6 +20,7 @@ Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
 KEY_SWITCH: Final = "blocked-key"
 USER_SWITCH: Final = "blocked-user"
+ENDLESS: Final = "until it is unblocked"
 #: Longer than a worker uses what it knows of a key, also one that cannot reach the database.
 STOP_S: Final = STALE_HOLDS_S + 60
 
@@ -35,12 +36,19 @@ class Target(NamedTuple):
 
 def is_endless(operators: Operators, target: Target) -> bool:
     """Return whether it is blocked so until it is unblocked."""
-    return any(
-        state.row.name == target.limit
-        and state.verdict.reason == target.reason
-        and state.free_text == "never"
-        for state in operators.states(target.identity)
-    )
+    states = [s for s in operators.states(target.identity) if s.free_text == "never"]
+    return (target.limit, target.reason) in [(s.row.name, s.verdict.reason) for s in states]
+
+
+def shown(kind: Literal["user", "api_key"], identity: str) -> dict[str, str]:
+    """Return until when an identity is blocked, as ``blocked``; nothing if it is not, or if the
+    limits cannot be read."""
+    with contextlib.suppress(OperatorError, StorageUnavailable):
+        for state in callers.shared_operators().states(identity, kind=kind):
+            if state.is_guard and not state.verdict.allowed:
+                end = state.free_text
+                return {"blocked": ENDLESS if end == "never" else f"free {end}"}
+    return {}
 
 
 def stop_key(public_id: str) -> bool:

@@ -131,10 +131,7 @@ def watch(app: Flask) -> Callable[[Event], None]:
     looked = threading.Event()
 
     def note(event: Event) -> None:
-        if isinstance(event, StorageEvent):
-            if event.is_down:
-                return
-        elif looked.is_set():
+        if event.is_down if isinstance(event, StorageEvent) else looked.is_set():
             return
         looked.set()
         threading.Thread(target=partial(_look, app), name="lost-usage", daemon=True).start()

@@ -99,10 +99,7 @@ def put_amounts(
 
 
 def _note_amounts(
-    identity: str,
-    before: Mapping[str, str],
-    after: Mapping[str, str],
-    note: Callable[..., None],
+    identity: str, before: Mapping[str, str], after: Mapping[str, str], note: Callable[..., None]
 ) -> None:
     for limit in sorted({*before, *after}):
         if limit not in after:

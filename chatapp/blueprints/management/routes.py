@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 #: PostgreSQL's advisory lock for changes: an arbitrary number.
 LOCK: Final = 0x6368616E676573
 #: Fields that change without an operator. ETags ignore them.
-VOLATILE: Final = frozenset({"last_used", "shares", "ahead"})
+VOLATILE: Final = frozenset({"last_used", "shares", "ahead", "blocked"})
 
 
 def _view(row: Action) -> Callable[..., ResponseReturnValue]:

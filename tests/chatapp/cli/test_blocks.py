@@ -65,6 +65,26 @@ def test_a_key_is_blocked_by_its_public_part_or_itself(
     assert ask(worker, keys[0]).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("words", "until"), [((), "until it is unblocked"), (("--for", "2h"), "free in 2 h")]
+)
+def test_what_is_shown_of_a_user_or_a_key_says_that_it_is_blocked(
+    console: Flask, words: tuple[str, ...], until: str
+) -> None:
+    """Also why calls are refused although amounts are left. Nothing is said of others."""
+    key = parse(run(console, "keys", "create", "--user", "alice").stdout.strip())
+    assert key is not None
+    views = (("usage", "alice"), ("users", "show", "alice"), ("keys", "show", key.public_id))
+    assert not any("blocked" in run(console, *view).stdout for view in views)
+    run(console, "block", "user", "alice", *words)
+    lines = [f"blocked: {until}" in run(console, *view).stdout.splitlines() for view in views]
+    assert lines == [True, True, False]
+    run(console, "unblock", "user", "alice")
+    run(console, "block", "key", key.public_id, *words)
+    lines = [f"blocked: {until}" in run(console, *view).stdout.splitlines() for view in views]
+    assert lines == [False, False, True]
+
+
 def test_a_model_is_switched_off(worker: Flask, console: Flask) -> None:
     """503 without a retry, as SDKs understand it; under any name of the model."""
     run(console, "block", "model", "offline")
