@@ -256,7 +256,8 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
     if row is None:
         raise OperatorError(
             "unknown_call",
-            f"The ledger has no call {id!r}. `flask ratelimit why USER` lists refused requests.",
+            f"The ledger has no call {id!r}; write an answer's x-call-id. `flask ratelimit why` "
+            "takes the user or the x-request-id of a refused request.",
         )
     call.operator.check_team(row["team"])
     return reports.call_as_json(row)

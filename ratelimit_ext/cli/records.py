@@ -25,7 +25,7 @@ from ratelimit_ext.terminal import echo_json, echo_list, with_json
 def why(identity: str, since: int, *, as_json: bool) -> None:
     """Show why IDENTITY was denied recently, and when its next call is free.
 
-    IDENTITY is written as for `inspect`. Times are in UTC.
+    IDENTITY is written as for `inspect`, or is the id of a denied request. Times are in UTC.
     """
     records, unkept = all_operators().shared().denials(identity, since=since)
     if as_json:

@@ -71,8 +71,8 @@ def uncounted(identity: str) -> OperatorError:
 
 
 def _counted(record: DenialRecord, joined: Collection[str]) -> Iterator[str]:
-    """Yield what the denied request was counted as, also the parts of an identity of several."""
-    yield from (record.identity, *record.callers)
+    """Yield the request's id and what it was counted as, also parts of an identity of several."""
+    yield from (record.request_id, record.identity, *record.callers)
     if record.limit in joined:
         yield from separated(record.identity)
 

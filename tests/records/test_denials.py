@@ -45,7 +45,7 @@ def flushed(site: Site) -> None:
 
 def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
     """By another process: when, by which limit, how much was used, when the next call is free, and
-    how many followed. `--json` has the same in figures."""
+    how many followed. `--json` has the same in figures, and the request's id has it, too."""
     worker, console = limited(make, redis_uri, request_id=lambda: "req_7"), limited(make, redis_uri)
     assert worker.hit(6) == [200, 200, 429, 429, 429, 429]
     assert why(console, "ann").stderr == "ann was not denied in the last 1 d.\n"
@@ -56,6 +56,7 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
         rf"\(request req_7\); 3 more like this until {time}\n"
     )
     assert re.fullmatch(sentence, why(console, "ann").stdout)
+    assert why(console, "req_7").stdout == why(console, "ann").stdout
     (shown,) = json.loads(why(console, "ann", "--json").stdout)
     assert (shown["limit"], shown["count"], shown["remaining"], shown["capacity"]) == (
         *("calls", 4, 0, 2),

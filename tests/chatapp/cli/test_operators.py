@@ -603,6 +603,7 @@ def test_a_denial_has_the_request_id_of_its_answer(
     (shown,) = ratelimit(console, "why", "alice")
     assert (shown["request_id"], shown["identity"]) == (request_id, "user:alice")
     assert any(f"(request {request_id})" in message for message in caplog.messages)
+    assert ratelimit(console, "why", request_id) == [shown]
     error = ratelimit(console, "why", "alise", status=1)
     assert "alise" in error
 
