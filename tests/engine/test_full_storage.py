@@ -73,6 +73,16 @@ def test_an_unknown_identity_is_refused_and_not_counted(
     assert client.dbsize() == 0
 
 
+def test_what_ends_in_a_microsecond_needs_memory_too(
+    client: redis.Redis, engine: RedisEngine
+) -> None:
+    """It is no bucket to be dropped, after which a full server stores anything."""
+    fill(client)
+    with pytest.raises(StorageFull):
+        engine.admit([charge(Limit(9, 1, "fixed-window", name="brief"), "eve"), *call_of("eve")])
+    assert client.dbsize() == 0
+
+
 def test_what_is_counted_goes_on(client: redis.Redis, engine: RedisEngine) -> None:
     """A known caller can use the remainder, and is then denied."""
     assert engine.admit(call_of("ada")).admitted

@@ -10,14 +10,15 @@ import pytest
 import redis
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import StrategyName
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import ALIASES, STRATEGIES, strategy_named
-from tests.strategies.virtual_time import KeptBuckets
+from tests.strategies.models import GRACE
+from tests.strategies.virtual_time import KeptBuckets, OpenBuckets
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
 every_strategy = pytest.mark.parametrize("strategy", RATES)
@@ -393,6 +394,39 @@ def test_no_bucket_dies_while_it_matters(strategy: str, seed: int) -> None:
             world.now_us = max(world.now_us, expiry_us)
             late, fresh = world.look(limit, amount, key), world.look(limit, amount, "fresh")
             assert (late.allowed, late.remaining) == (True, fresh.remaining)
+
+
+@every_strategy
+@pytest.mark.parametrize("lease", [0, MINUTE])
+@pytest.mark.parametrize("amount", [3, 1000, 10**12])
+def test_no_bucket_is_kept_for_longer_than_it_matters(
+    strategy: str, amount: int, lease: int
+) -> None:
+    """It expires when it is full again, a token bucket within two units more, and a counter when
+    its window no longer overlaps; and not before the holds of its calls are forgotten. A server
+    counts whole milliseconds, and one more for that in which it stores it."""
+    chance, kept = random.Random(f"{strategy} {amount}"), OpenBuckets()
+    world = World(MemoryEngine(lambda: kept))
+    limit = Limit(amount, MINUTE, strategy, unit="tokens" if lease else "requests")
+    more_us = 2 * MINUTE // amount + 2 if strategy == "token-bucket" else 0
+    forgotten_us = 0
+    for number in range(1, 200):
+        world.now_us += chance.choice((0, 0, 1, 999, MINUTE // 7, MINUTE, 2 * MINUTE))
+        charge = Charge(limit, "bucket", chance.randint(1, amount // 2 + 1))
+        decision = world.engine.admit([charge], hold=Hold(number, lease), now_us=world.now_us)
+        if not decision.admitted:
+            continue
+        if lease:
+            forgotten_us = world.now_us + lease + GRACE
+        elif chance.random() < 0.3:
+            world.settle(decision.verdicts[0], chance.randint(1 - charge.cost, charge.cost + 1))
+        look, expiry_us = world.look(limit, 0), kept.expiry_us("bucket")
+        full_us = world.now_us + look.reset_after_us
+        most_us = full_us + more_us
+        if strategy == "sliding-window-counter":
+            most_us = (look.receipt or 0) + 2 * MINUTE
+        assert expiry_us is not None
+        assert max(full_us, forgotten_us) <= expiry_us <= max(most_us, forgotten_us) + 2000
 
 
 @pytest.mark.parametrize("strategy", ["token-bucket", "fixed-window", "sliding-window-counter"])

@@ -203,6 +203,18 @@ def test_a_window_ends_with_its_last_microsecond(
     assert world.passed(limit, 3) == 1
 
 
+def test_the_next_window_may_be_longer_than_its_period(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deciding clock is in Berlin's day of 25 hours already, more than 24 before its end."""
+    limit = Limit(2, DAY, "fixed-window", anchor="day", timezone="Europe/Berlin")
+    begin, end = (instant_us(f"2027-{day}", "Europe/Berlin") for day in ("10-31", "11-01"))
+    parameters = FixedWindow().parameters(limit, begin - 1)
+    monkeypatch.setattr(limit.algorithm, "parameters", lambda *_: parameters)
+    world.now_us = begin + 1
+    assert world.call(limit).receipt == end
+
+
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("anchor", ["day", "week", "month"])
 def test_known_windows_hold_until_they_end(anchor: str, zone: str) -> None:

@@ -81,6 +81,13 @@ def test_a_refund_never_overfills(world: World) -> None:
     assert world.passed(limit, 20) == 10
 
 
+def test_a_bucket_that_is_full_again_is_dropped(world: World) -> None:
+    """A full refund leaves nothing that a server would have to keep."""
+    verdict = world.call(HOURLY, 7)
+    assert world.settle(verdict, -7) == 1
+    assert world.engine.clear(["bucket"]) == 0
+
+
 def test_a_refund_forgives_no_part_of_a_unit(world: World) -> None:
     """Two of three in seven seconds: after a second and a refund of one, 4/7 are missing."""
     limit = Limit(3, 7 * SECOND, "token-bucket", burst=2)
