@@ -28,7 +28,7 @@ TESTS = {
     f"{STRATEGIES}/reservations.lua": (
         *(HELD, CLAIMS, "tests/engine/test_full_storage.py", HISTORIES),
     ),
-    f"{STRATEGIES}/line.lua": LINES,
+    f"{STRATEGIES}/line.lua": (*LINES, TURNS),
     f"{STRATEGIES}/concurrency.lua": (LINES[0], HELD, HISTORIES),
     f"{STRATEGIES}/fair_concurrency.lua": (TURNS, LINES[0]),
     f"{STRATEGIES}/fair_window.lua": (FAIR, HISTORIES),
@@ -274,13 +274,22 @@ SAME: dict[str, dict[str, str]] = {
         "`or window.used == 0 and words[arg - 4] == 0`": (
             "that is the end of the group's last window by the calendar: 0 if the member's is"
         ),
+        "`local amount, used, ending, began = words[arg], 0, now, -1` → "
+        "`local amount, used, ending, began = words[arg], 0, now, -2`": (
+            "no window was opened at either instant"
+        ),
     },
     f"{STRATEGIES}/reservations.lua": {
         "`add(holds, hold, now + lease, 0, 0, 0)` → `add(holds, hold, now + lease, 0, 0, 1)`": (
             "a hold of nothing has nothing to give back, however much of it is spent"
         ),
+        "`return amount > spent and deadline or deadline + GRACE` → "
+        "`return amount > spent and deadline or deadline - GRACE`": (
+            "a hold that is looked at more often changes no earlier"
+        ),
     },
     "ratelimit_ext/web/request/waiting_room.py": {
+        "`return bool(watch.poll(0))` → `return bool(watch.poll(1))`": "a millisecond later",
         "`if changes:` → `if True:`": "a settlement of nothing asks the storage nothing",
         "`state.waited_us = waited_us ⏎ "
         "flask.after_this_request(lambda response: _with_wait(response, waited_us))` → "
@@ -313,6 +322,35 @@ SAME: dict[str, dict[str, str]] = {
         "`if now <= at then return used, frac, at - now <= SKEW and at - now or 0, pace end` → "
         "`if now < at then return used, frac, at - now <= SKEW and at - now or 0, pace end`": (
             "nothing leaks in no time, and the pace of a full bucket is not read"
+        ),
+        "`if frac < 0 then used, frac = used - 1, frac + period end` → "
+        "`if frac < 1 then used, frac = used - 1, frac + period end`": (
+            "a whole unit in the fraction is worth as much, and comparisons add both"
+        ),
+        "`if elapsed / period * pace >= used + 2 then return 0, 0, 0, words[arg] end` → "
+        "`if elapsed / period * pace > used + 2 then return 0, 0, 0, words[arg] end`": (
+            "what is near the edge is computed exactly"
+        ),
+        "`if elapsed / period * pace >= used + 2 then return 0, 0, 0, words[arg] end` → "
+        "`if false then return 0, 0, 0, words[arg] end`": "what is computed exactly is 0, too",
+        "`receipt = function() return 0 end,` → `receipt = function() return 1 end,`": (
+            "a token bucket reads no receipt"
+        ),
+        "`return math.ceil(at - now + (used + 2) * words[arg + 1] / pace)` → "
+        "`return math.floor(at - now + (used + 2) * words[arg + 1] / pace)`": (
+            "it is kept for more than a unit longer than it matters"
+        ),
+        "`return at and (at - now > SKEW or pace ~= words[arg])` → "
+        "`return at and (at - now >= SKEW or pace ~= words[arg])`": (
+            "what is stored is stored again"
+        ),
+    },
+    f"{STRATEGIES}/fixed_window.lua": {
+        "`if ending == 0 or ending > latest then ending = latest end -- later: a clock set back` → "
+        "`if ending == 0 or ending >= latest then ending = latest end "
+        "-- later: a clock set back`": "they are equal",
+        "`return ending > ending_of(now, arg)` → `return ending >= ending_of(now, arg)`": (
+            "what is stored is stored again"
         ),
     },
 }
