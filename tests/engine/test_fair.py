@@ -261,6 +261,10 @@ def test_a_refund_and_a_debt(world: World) -> None:
     world.engine.settle(changes, now_us=world.now_us)
     assert call(world, limit, "a", 0, take=False).verdicts[1].remaining == 0
     assert passed(world, limit, "b") == 50
+    changes = [Change.adjust(each, -10_000) for each in decision.verdicts]
+    world.engine.settle(changes, now_us=world.now_us)
+    group, refunded = call(world, limit, "a", 0, take=False).verdicts
+    assert (group.remaining, refunded.share and refunded.share.used) == (1000, 0)
 
 
 def test_an_emptied_budget_begins_afresh(world: World) -> None:

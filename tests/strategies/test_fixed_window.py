@@ -38,11 +38,13 @@ def test_the_window_opens_with_the_first_call(world: World) -> None:
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "session"])
 def test_a_correction_of_nothing_opens_no_window(world: World, strategy: str) -> None:
-    """It comes when the window of its call is over. The next one begins with the next call."""
+    """It comes when the window of its call is over, or is of an unknown one. The next window begins
+    with the next call."""
     limit = Limit(1, MINUTE, strategy)
     first = world.call(limit)
     world.wait(61)
     assert world.settle(first, 0) == 0
+    assert world.settle(first._replace(receipt=None), -1) == 0
     world.wait(30)
     assert world.call(limit).allowed
     assert world.call(limit).retry_after_us == MINUTE
