@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -154,11 +154,17 @@ def log_in(page: Page) -> None:
     expect(page.get_by_role("heading", name="Spending")).to_be_visible()
 
 
-def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admin_url: str) -> None:
-    """From who spends most to the user; every step has its sentence, and is among the changes."""
-    page = open_page(admin_url, viewport={"width": 1280, "height": 900})
+def signed_in(open_page: Opener, admin_url: str, **options: Any) -> Page:
+    """An operator's page, at 390 px unless the options have another size."""
+    page = open_page(admin_url, **{"viewport": {"width": 390, "height": 800}, **options})
     page.goto(f"{admin_url}/admin")
     log_in(page)
+    return page
+
+
+def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admin_url: str) -> None:
+    """From who spends most to the user; every step has its sentence, and is among the changes."""
+    page = signed_in(open_page, admin_url, viewport={"width": 1280, "height": 900})
     expect(page.get_by_role("img", name="Spending from")).to_be_visible()
     page.get_by_role("link", name="alice").click()
     page.get_by_role("combobox", name="Limit").select_option("usd-day")
@@ -188,9 +194,7 @@ def test_an_operator_raises_an_amount_and_replaces_a_key(open_page: Opener, admi
 
 def test_a_phone_shows_the_newest_day_of_the_chart(open_page: Opener, admin_url: str) -> None:
     """The bars are wider than the phone; the end is what an operator looks for."""
-    page = open_page(admin_url, viewport={"width": 390, "height": 800})
-    page.goto(f"{admin_url}/admin")
-    log_in(page)
+    page = signed_in(open_page, admin_url)
     bars = page.locator(".chart rect")
     expect(bars.last).to_be_in_viewport()
     expect(bars.first).not_to_be_in_viewport()
@@ -198,9 +202,7 @@ def test_a_phone_shows_the_newest_day_of_the_chart(open_page: Opener, admin_url:
 
 def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str) -> None:
     """The team's budget is raised until tomorrow, and a member leaves it for a new one."""
-    page = open_page(admin_url)
-    page.goto(f"{admin_url}/admin")
-    log_in(page)
+    page = signed_in(open_page, admin_url, viewport={"width": 1280, "height": 720})
     page.get_by_role("link", name="team", exact=True).click()
     page.get_by_role("link", name="research").click()
     page.get_by_role("combobox", name="Limit").select_option("team-usd-day")
@@ -228,9 +230,7 @@ def test_an_operator_imports_users_and_changes_a_key(
 ) -> None:
     """Users by CSV, checked first, then with keys that are downloaded; and the models of a key. A
     credit of a budget without spending is refused with the reason."""
-    page = open_page(admin_url, viewport={"width": 390, "height": 800})
-    page.goto(f"{admin_url}/admin")
-    log_in(page)
+    page = signed_in(open_page, admin_url)
     page.get_by_role("link", name="Users and keys").click()
     page.get_by_text("Import users", exact=True).click()
     for boxes in ((), ("Only check it", "Create a key for each new user")):
@@ -259,9 +259,7 @@ def test_an_operator_imports_users_and_changes_a_key(
 
 def test_a_user_goes_on_leave_and_leaves(open_page: Opener, admin_url: str) -> None:
     """A deletion is asked for, a deactivation is not; the users are downloaded."""
-    page = open_page(admin_url, viewport={"width": 390, "height": 800})
-    page.goto(f"{admin_url}/admin")
-    log_in(page)
+    page = signed_in(open_page, admin_url)
     page.goto(f"{admin_url}/admin/user?name=bob")
     button(page, "Deactivate user").click()
     expect(page.get_by_role("status")).to_contain_text("bob is deactivated")
@@ -377,9 +375,8 @@ def test_a_slow_call_is_traced(
 ) -> None:
     """From the latency of a model to a call with its limits and milliseconds. Axe finds nothing,
     also where there is nothing to draw."""
-    page = open_page(admin_url, color_scheme=scheme, viewport={"width": width, "height": 800})
-    page.goto(f"{admin_url}/admin")
-    log_in(page)
+    size = {"width": width, "height": 800}
+    page = signed_in(open_page, admin_url, color_scheme=scheme, viewport=size)
     assert services_of(site.app).ledger.flush()
     with site.app.app_context():
         *_, call = services_of(site.app).reports.calls()
