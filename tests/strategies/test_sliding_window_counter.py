@@ -1,5 +1,7 @@
 """Sliding window counter: two numbers, and what they can and cannot promise."""
 
+import pytest
+
 from ratelimit_ext.core.limit import Limit
 from tests.strategies.world import MINUTE, World
 
@@ -14,14 +16,17 @@ def test_the_previous_window_weighs_what_still_overlaps(world: World) -> None:
     assert world.passed(limit, 10) == 5
 
 
-def test_the_next_window_begins_with_the_last_microsecond_of_one(world: World) -> None:
-    """5 that are taken then are taken in the next: half a minute on, all of them still count."""
+@pytest.mark.parametrize(("after_s", "before"), [(60, 5 // 2), (120, 0)])
+def test_the_next_window_begins_as_the_last_one_ends(
+    world: World, after_s: int, before: int
+) -> None:
+    """5 that are taken then all count half a minute later, beside half of those before."""
     limit = Limit(10, MINUTE, "sliding-window-counter")
     assert world.passed(limit, 5) == 5
-    world.wait(60)
+    world.wait(after_s)
     assert world.passed(limit, 5) == 5
     world.wait(30)
-    assert world.left(limit) == 10 - 5 // 2 - 5
+    assert world.left(limit) == 10 - before - 5
 
 
 def test_a_steady_stream_passes_at_its_rate(world: World) -> None:
