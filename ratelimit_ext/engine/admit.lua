@@ -31,7 +31,7 @@
 -- admitted.
 
 begin(ARGV[3])
-local numbers = cjson.decode(ARGV[4])
+if ARGV[4] ~= list_of_numbers then numbers, list_of_numbers = cjson.decode(ARGV[4]), ARGV[4] end
 hold, lease = tonumber(ARGV[5]) or 0, tonumber(ARGV[6]) or 0
 waited, keeps, price = tonumber(ARGV[7]), tonumber(ARGV[8]) == 1, tonumber(ARGV[9]) or 0
 local now = present_instant(ARGV[1])

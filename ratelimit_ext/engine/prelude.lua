@@ -24,8 +24,9 @@ local hold, lease, waited, keeps, price
 -- no such function.
 local pending, store_pending = {}, nil
 
--- A library of functions keeps its locals between calls: lists that came before need no decoding.
-local decoded, lists = {}, 0
+-- A library of functions keeps its locals between calls: lists that came before need no decoding. Of
+-- the numbers, which differ more between calls, only those of the last call are kept, and their list.
+local decoded, lists, numbers, list_of_numbers = {}, 0, nil, nil
 local MOST_LISTS = 256
 
 local function begin(list)
