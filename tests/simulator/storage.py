@@ -212,13 +212,19 @@ class Network:
 
 
 class Connection:
-    """What `init_app` connects once to find mistakes in the settings."""
+    """What `init_app` connects once to find mistakes in the settings, and asks for INFO."""
 
     def __init__(self, **_: object) -> None:
         self.retry = None
 
     def connect(self) -> None:
         pass
+
+    def send_command(self, *_: str) -> None:
+        pass
+
+    def read_response(self) -> dict[str, object]:
+        return {}
 
     def disconnect(self) -> None:
         pass
