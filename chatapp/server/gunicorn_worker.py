@@ -704,9 +704,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def receive(self, conn: Connection, sock: Any) -> None:
         """Receive data, and give a complete request to a thread."""
-        with self.entering:
-            if conn not in self.waiting:
-                return  # closed by `evict` after the poller had reported it
+        if conn not in self.waiting:
+            with self.entering:  # until a thread that has registered it lets it wait
+                if conn not in self.waiting:
+                    return  # closed by `evict` after the poller had reported it
         try:
             data = conn.sock.recv(STEP_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
