@@ -172,6 +172,8 @@ def _usage(answer: object) -> Usage:
 
 
 def _generated(answer: object) -> list[str]:
+    if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
+        raise stream_error(answer["error"])  # with status 200, as OpenRouter reports a failure
     messages = [choice.get("message") for choice in objects_in(answer, "choices")]
     return _texts(messages)
 

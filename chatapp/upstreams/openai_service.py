@@ -130,7 +130,7 @@ class ChatBill(Bill):
 
 
 def stream_error(error: object) -> UpstreamError:
-    """Return an error that was reported within a stream, in any form."""
+    """Return an error that was reported within a stream or an answer, in any form."""
     fields = error if isinstance(error, dict) else {"message": error}
     words = (str(fields.get("code")), str(fields.get("type")))
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)

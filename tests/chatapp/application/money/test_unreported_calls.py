@@ -535,6 +535,25 @@ def test_an_answer_without_its_model_is_delivered(calls: Calls, model: str) -> N
     assert (billed.estimated, billed.usage.output_tokens) == (False, 5)
 
 
+@pytest.mark.parametrize("path", ["/chat", PATHS[PLAIN]])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [({"code": 503, "message": "overloaded"}, 503), ({"code": 502}, 502), ("no capacity", 502)],
+)
+def test_an_error_with_status_200_is_free(
+    calls: Calls, path: str, error: object, status: int
+) -> None:
+    """As OpenRouter reports a failure. It is tried again like any other."""
+    mine = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES}
+    failure = Answer(200, {"id": "x", "error": error, "choices": []})
+    calls.provider.script(failure, failure, failure, Answer(200, openai_body()))
+    for expected in (status, 200):
+        answer = calls.client.post(path, json={"model": PLAIN, **mine})
+        assert answer.status_code == expected, answer.text
+    failed, answered = calls.ledger.finished()
+    assert (failed.cost_micro_usd, failed.attempts, answered.attempts) == (0, 2, 2)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
     ("reported", "output_tokens"),
