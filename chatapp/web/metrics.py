@@ -41,21 +41,21 @@ class Metrics:
     def count_call(self, call: Call) -> None:
         exporter, model, ids = self._exporter, call.slug, self._in_flight
         if (runs := call.status == "unfinished") != (call.id in ids):  # it begins or ends
-            exporter.add(IN_FLIGHT, (), 1 if runs else -1)
+            exporter.record(IN_FLIGHT, (), 1 if runs else -1)
             ids ^= {call.id}
         if runs:
             return
-        exporter.add(CALLS, (model, call.status))
-        exporter.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)
+        exporter.record(CALLS, (model, call.status))
+        exporter.record(DOLLARS, (model,), call.cost_micro_usd / MICRO)
         if call.usage is not None:
-            exporter.add(TOKENS, (model, "input"), call.usage.input_tokens)
-            exporter.add(TOKENS, (model, "output"), call.usage.output_tokens)
+            exporter.record(TOKENS, (model, "input"), call.usage.input_tokens)
+            exporter.record(TOKENS, (model, "output"), call.usage.output_tokens)
 
     def _count_retries(self, event: Event) -> None:
         if not isinstance(event, DecisionEvent) or event.again or not has_request_context():
             return
         if request.headers.get(RETRY_COUNT, "0") != "0":
-            self._exporter.add(RETRIES, ())
+            self._exporter.record(RETRIES, ())
 
 
 def _quota_label(identity: str) -> str:

@@ -86,10 +86,10 @@ MEASURES: Final = (
 
 
 class Exporter(Protocol):
-    """Keeps figures: a counter or a sum grows by one, a histogram counts it, a gauge becomes it.
+    """Records figures: counters and sums grow by them, histograms count them, gauges are set.
     ``labels`` are in the order of the measure's."""
 
-    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None: ...
+    def record(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None: ...
 
 
 class _Group:
@@ -118,7 +118,7 @@ class Measures:
         self._identity_label = identity_label
         #: By the bucket of a group, which is one for each window.
         self._groups: OrderedDict[tuple[str, int | None], _Group] = OrderedDict()
-        exporter.add(STORAGE_UP, (), 1)
+        exporter.record(STORAGE_UP, (), 1)
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -128,26 +128,26 @@ class Measures:
                 self._settlement(event)
             case WaitEvent():
                 labels = event.limit.label, event.outcome
-                self._exporter.add(WAIT_SECONDS, labels, event.seconds)
+                self._exporter.record(WAIT_SECONDS, labels, event.seconds)
             case StorageEvent():
                 self._storage(event)
 
     def _decision(self, event: DecisionEvent) -> None:
         exporter = self._exporter
-        exporter.add(REQUESTS, (event.reason or "admitted",))
-        exporter.add(DECISION_SECONDS, (), event.seconds)
+        exporter.record(REQUESTS, (event.reason or "admitted",))
+        exporter.record(DECISION_SECONDS, (), event.seconds)
         before: Verdict | None = None
         for verdict in event.decision.verdicts:
             limit = verdict.charge.limit
             outcome = "degraded" if event.degraded else _outcome(verdict)
-            exporter.add(DECISIONS, (limit.label, limit.strategy, outcome))
+            exporter.record(DECISIONS, (limit.label, limit.strategy, outcome))
             if limit.traits.external:
                 identity = self._identity_label(event.identities.get(verdict.charge.key, ""))
-                exporter.add(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
+                exporter.record(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
             elif verdict.share is not None and event.admitted:
                 self._share(event, before, verdict, verdict.share)
             elif verdict.allowed and limit.visible and verdict.remaining < NEAR * limit.capacity:
-                exporter.add(NEAR_LIMIT, (limit.label,))
+                exporter.record(NEAR_LIMIT, (limit.label,))
             before = verdict
 
     def _share(
@@ -163,28 +163,28 @@ class Measures:
             members = self._groups[key] = _Group()
         identity = self._identity_label(event.identities.get(charge.key, ""))
         index = members.index_with(verdict.charge.key, share.used)
-        self._exporter.add(FAIRNESS, (charge.limit.label, identity), index)
+        self._exporter.record(FAIRNESS, (charge.limit.label, identity), index)
 
     def _settlement(self, event: SettlementEvent) -> None:
         exporter = self._exporter
-        exporter.add(SETTLEMENTS, (event.outcome,), len(event.changes))
+        exporter.record(SETTLEMENTS, (event.outcome,), len(event.changes))
         for change in event.changes:
             limit, numbers, lost = change.charge.limit, change.numbers, change.lost_units
             if event.outcome == "lost" and lost:
                 shown = lost / (MICRO if limit.unit == "usd" else 1)
-                exporter.add(UNITS_LOST, (limit.unit,), shown)
+                exporter.record(UNITS_LOST, (limit.unit,), shown)
             elif event.outcome != "sent":
                 continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
                 error = numbers[1] / (change.charge.expected or 1)
-                exporter.add(ESTIMATE_ERROR, (limit.unit,), error)
+                exporter.record(ESTIMATE_ERROR, (limit.unit,), error)
 
     def _storage(self, event: StorageEvent) -> None:
-        self._exporter.add(STORAGE_UP, (), 0 if event.is_down else 1)
+        self._exporter.record(STORAGE_UP, (), 0 if event.is_down else 1)
         if event.is_down:
-            self._exporter.add(OUTAGES, ())
+            self._exporter.record(OUTAGES, ())
         else:
-            self._exporter.add(OUTAGE_SECONDS, (), event.down_s)
+            self._exporter.record(OUTAGE_SECONDS, (), event.down_s)
 
 
 def _outcome(verdict: Verdict) -> str:

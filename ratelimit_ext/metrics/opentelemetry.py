@@ -19,7 +19,7 @@ class OpenTelemetryExporter:
     def __init__(self, meter: metrics.Meter) -> None:
         self._instruments = {measure: _instrument(measure, meter) for measure in MEASURES}
 
-    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
+    def record(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
         self._instruments[measure](figure, dict(zip(measure.labels, labels, strict=True)))
 
 

@@ -47,7 +47,7 @@ class PrometheusExporter:
         #: client library a lock.
         self._children: dict[tuple[Measure, Sequence[str]], Callable[[float], None]] = {}
 
-    def add(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
+    def record(self, measure: Measure, labels: Sequence[str], figure: float = 1) -> None:
         key = measure, labels
         add_to_child = self._children.get(key)
         if add_to_child is None:

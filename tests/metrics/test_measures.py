@@ -140,7 +140,7 @@ def test_labels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     exporter = prometheus.PrometheusExporter()
     [requests] = [each for each in MEASURES if each.name == "requests"]
     for number in range(10):
-        exporter.add(requests, (f"reason {number}",))
+        exporter.record(requests, (f"reason {number}",))
     found = {name: value for name, value in figures(exporter).items() if "requests_total" in name}
     assert len(found) == 4
     assert found['ratelimit_requests_total{outcome="other"}'] == 7
