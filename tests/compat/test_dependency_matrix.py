@@ -52,17 +52,24 @@ def dependencies() -> dict[str, Requirement]:
     return {need.name: need for need in map(Requirement, project["dependencies"])}
 
 
-def ran_with(python: str | Path, **variables: str) -> str:
-    """What pytest says of the tests with this interpreter: enough pass, and all that run."""
-    run = subprocess.run(
-        [python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *TESTS],
-        cwd=ROOT,
+def ran(
+    *command: str | Path, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
         timeout=900,
     )
+
+
+def ran_with(python: str | Path, **variables: str) -> str:
+    """What pytest says of the tests with this interpreter: enough pass, and all that run."""
+    words = ("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *TESTS)
+    run = ran(python, *words, **variables)
     assert run.returncode == 0, run.stdout[-6000:]
     [passed] = re.findall(r"(\d+) passed", run.stdout)
     assert int(passed) >= 150

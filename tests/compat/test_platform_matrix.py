@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.compat.test_dependency_matrix import ROOT, dependencies, ran_with
+from tests.compat.test_dependency_matrix import ROOT, dependencies, ran, ran_with
 
 #: How each server is had: a wheel, or a package of Debian; and the version that it says it is.
 SERVERS = {
@@ -30,20 +29,6 @@ OPT_IN = pytest.mark.skipif(
     reason="RATELIMIT_DEPENDENCY_MATRIX=1 tests on each server and Python",
 )
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-
-
-def ran(
-    *command: str | Path, cwd: Path = ROOT, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*map(str, command)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
 
 
 @OPT_IN

@@ -113,8 +113,8 @@ def test_a_database_that_does_not_exist(redis_server: servers.Server) -> None:
 def test_a_server_that_deletes_limits(
     caplog: pytest.LogCaptureFixture, options: tuple[str, ...], policy: str | None, protocol: int
 ) -> None:
-    """Is a warning of the start, if its memory has a bound; not of a command, nor without the right
-    to ask."""
+    """The start logs a warning if its memory has a bound. A command logs none, and neither does a
+    start that may not ask."""
     with servers.standalone(*options) as server:
         started(server.uri, {"protocol": protocol})
         warned = [text for text in caplog.messages if "maxmemory-policy" in text]

@@ -2,7 +2,7 @@
 
 The numbers are those of the list of differences. Others are tested where their subject is: calls at
 once beside `deduct_when` (3) and headers (5) with requests, negative costs (17) with bound limits,
-storages that fail (18, 19) with outages, and the order of periods (20) with items.
+and storages that fail (18, 19) with outages.
 """
 
 import time
@@ -216,6 +216,24 @@ def test_requests_that_reach_no_view_are_limited_and_options_are_free(make: Make
     assert statuses(app, "/", method="POST") == [405]
     assert statuses(app, "/", times=2) == [200, 429]
     assert statuses(app, "/nothing") == [429]
+
+
+def test_limits_rank_by_their_periods(make: Maker) -> None:
+    """(20) 30 minutes are longer than one, however they are written down."""
+    app, limiter = make()
+    shown = []
+
+    @app.get("/")
+    @limiter.limit("9/minute")
+    @limiter.limit("9/30 minutes")
+    @limiter.limit("9/hour")
+    @limiter.limit("9/2 seconds")
+    def ordered() -> str:
+        shown.extend(str(each.limit) for each in limiter.current_limits)
+        return "ok"
+
+    assert statuses(app) == [200]
+    assert shown == ["9 per 2 second", "9 per 1 minute", "9 per 30 minute", "9 per 1 hour"]
 
 
 def test_a_reset_never_stops_the_server(redis_uri: str, redis_client: redis.Redis) -> None:
