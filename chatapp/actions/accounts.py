@@ -38,7 +38,7 @@ from chatapp.services import current_services
 from chatapp.settings import Scope
 from chatapp.web import allowed_models
 from ratelimit_ext import OperatorError
-from ratelimit_ext.operators import instant_s
+from ratelimit_ext.operators import instant_s, time_text
 
 Name = partial(arguments.name, most=arguments.USER)
 User = Annotated[str, AfterValidator(lambda text: name_of(Name(text)))]
@@ -370,11 +370,12 @@ def put_key(call: Call, key: str) -> users.Put:
         done += users.put_amounts("key", key, before.limits or {}, limits, **call.why)
     fields = {
         "models": body.models or None,
-        "files": body.files,
         "traffic_class": body.traffic_class,
         "people": body.people and body.people.people().as_row(),
     }
-    changed = {n: v for n, v in fields.items() if n in given and (n, v) != ("files", None)}
+    if body.files is not None:  # null leaves it as it is
+        fields["files"] = body.files
+    changed = {name: value for name, value in fields.items() if name in given}
     done += [*keys.set_fields(before, changed, **call.why), *_unmatched(body.models or ())]
     return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
@@ -417,7 +418,7 @@ def rotate_key(call: Call, key: str) -> dict[str, object]:
     until = None if old.expires_at is None else old.expires_at.timestamp()
     why = call.why_or(f"of {old.user}, replaced by {made.public_id}")
     callers.note("rotate-key", key, until=until, **why)
-    end = f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    end = f"is valid until {time_text(until)}"
     if not overlap:
         end = f"has expired; {keys.since_when(is_immediate=blocks.stop_key(key))}"
     done = f"Key {made.public_id} of {old.user} replaces {key}, which {end}. It is shown only once."
@@ -622,10 +623,9 @@ def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
     made, old = current_services().admin_keys.rotate(key, overlap=call.body.overlap)
     assert old.expires_at is not None
     why = call.why_or(f"{old.name}, replaced by {made.public_id}")
-    callers.note("rotate-admin-key", key, until=old.expires_at.timestamp(), **why)
-    end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-    done = (
-        f"Key {made.public_id} replaces {key}, which is valid until {end}. It is shown only once."
-    )
+    until = old.expires_at.timestamp()
+    callers.note("rotate-admin-key", key, until=until, **why)
+    end = f"is valid until {time_text(until)}"
+    done = f"Key {made.public_id} replaces {key}, which {end}. It is shown only once."
     facts = {"id": made.public_id, "key": made.text, "replaces": key, "expires": old.expires_at}
     return {**facts, "done": done}

@@ -31,7 +31,7 @@ from chatapp.upstreams.keys import Keys
 from chatapp.web.call_limits import COOL_DOWN, remaining_limits, with_forecast
 from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError, toml_line
-from ratelimit_ext.operators import printable
+from ratelimit_ext.operators import printable, time_text
 
 Day = Annotated[str, AfterValidator(arguments.day)]
 Month = Annotated[str, AfterValidator(arguments.month)]
@@ -469,11 +469,12 @@ def pause_provider(call: Call, name: str) -> dict[str, Any]:
     pause = partial(operators.block, COOL_DOWN, for_s=length.total_seconds(), reason="overloaded")
     changed = [pause(identity) for identity in blocks.identities_of(name)]
     until = datetime.now(UTC) + length
+    end_s = until.timestamp()
     if not any(changed):
         done = f"{name} already pauses for at least that time."
         return {"done": done, "changed": False, "until": None}
-    callers.note("pause", name, limit=COOL_DOWN, until=until.timestamp(), **call.why)
-    done = f"{name} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
+    callers.note("pause", name, limit=COOL_DOWN, until=end_s, **call.why)
+    done = f"{name} pauses until {time_text(end_s)}, in all workers."
     return {"done": done, "changed": True, "until": until}
 
 

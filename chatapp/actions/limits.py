@@ -22,6 +22,7 @@ from ratelimit_ext.operators import (
     policy_as_json,
     record_as_json,
     span_s,
+    time_text,
     with_times,
 )
 
@@ -234,14 +235,12 @@ def _block(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any
     is_new = not (for_s is None and blocks.is_endless(operators, target)) and operators.block(
         target.limit, target.identity, for_s=for_s, reason=target.reason
     )
-    until, text = None, blocks.ENDLESS
-    if body.length is not None:
-        until = datetime.now(UTC) + body.length
-        text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
+    until = None if body.length is None else datetime.now(UTC) + body.length
+    end_s = None if until is None else until.timestamp()
     done = f"{target.label} is already blocked for at least that time."
     if is_new:
-        done = f"{target.label} is blocked {text}, in all workers."
-        end_s = None if until is None else until.timestamp()
+        end = blocks.ENDLESS if end_s is None else f"until {time_text(end_s)}"
+        done = f"{target.label} is blocked {end}, in all workers."
         note("block", target.identity, limit=target.limit, until=end_s, **call.why)
     return {"done": done, "changed": is_new, "until": until}
 

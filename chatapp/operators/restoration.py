@@ -131,7 +131,8 @@ def watch(app: Flask) -> Callable[[Event], None]:
     looked = threading.Event()
 
     def note(event: Event) -> None:
-        if event.is_down if isinstance(event, StorageEvent) else looked.is_set():
+        is_idle = event.is_down if isinstance(event, StorageEvent) else looked.is_set()
+        if is_idle:
             return
         looked.set()
         threading.Thread(target=partial(_look, app), name="lost-usage", daemon=True).start()

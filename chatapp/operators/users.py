@@ -18,7 +18,7 @@ from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
 
-#: What a PUT has done that finds all as it is to be.
+#: The answer to a PUT that had nothing to change.
 NOTHING: Final = "Nothing was changed."
 
 

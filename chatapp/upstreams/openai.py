@@ -172,8 +172,9 @@ def _usage(answer: object) -> Usage:
 
 
 def _generated(answer: object) -> list[str]:
+    """Return the texts of an answer; raises the error that OpenRouter sends in its place."""
     if isinstance(answer, dict) and answer.get("error") and not answer.get("choices"):
-        raise stream_error(answer["error"])  # with status 200, as OpenRouter reports a failure
+        raise stream_error(answer["error"])
     messages = [choice.get("message") for choice in objects_in(answer, "choices")]
     return _texts(messages)
 
