@@ -14,8 +14,6 @@ from chatapp.database.connection import Database
 
 #: Longer than the longest usual window.
 KEEP: Final = timedelta(days=400)
-#: PostgreSQL's advisory lock of those who raise: an arbitrary number.
-LOCK: Final = 0x616C657274
 
 ALERTS: Final = Table(
     "alerts",
@@ -52,7 +50,7 @@ def remember(database: Database, alert: Alert) -> bool:
     )
     if alert.name is not None:
         raised = raised.where(ALERTS.c.name == row["name"], ALERTS.c.amount == alert.amount)
-    with database.alone("alerts", LOCK), database.writing() as connection:
+    with database.alone("alerts"), database.writing() as connection:
         if connection.execute(raised.limit(1)).first() is not None:
             return False
         connection.execute(delete(ALERTS).where(ALERTS.c.at < alert.at - KEEP))

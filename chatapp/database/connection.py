@@ -68,13 +68,14 @@ class Database:
         return self._writers.get()[row_by_row].begin()
 
     @contextmanager
-    def alone(self, name: str, lock: int) -> Iterator[None]:
+    def alone(self, name: str) -> Iterator[None]:
         """Let one thread of all processes at a time in, for each name: by a file beside SQLite's,
-        or the server's advisory ``lock``. It is free when its holder dies."""
+        or an advisory lock of the server. It is free when its holder dies."""
         if self.file is None:
             # Those who wait for the server have a connection each, and calls would get none.
             with self._alone.get()[name], self.writing() as connection:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                lock = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+                connection.execute(lock, {"name": name})
                 yield
             return
         file = self.file.with_name(f"{self.file.name}.{name}")

@@ -23,8 +23,6 @@ HEAD: Final = "0017"
 # The oldest one that is upgraded.
 OLDEST: Final[str] = "0013"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
-# PostgreSQL's advisory lock of the upgrade: an arbitrary number.
-ADVISORY_LOCK: Final = 0x63686174617070
 
 
 class UnknownSchemaError(SQLAlchemyError):
@@ -75,7 +73,7 @@ def upgrade(database: Database) -> bool:
     if _is_ready(database):
         return False
     # SQLite's transaction is not enough: two processes at once cannot turn a file into a WAL one.
-    with database.alone("migrating", ADVISORY_LOCK), database.writing() as connection:
+    with database.alone("migrating"), database.writing() as connection:
         schema = _revision(connection)
         if schema == HEAD:
             return False

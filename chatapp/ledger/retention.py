@@ -23,8 +23,6 @@ LEAST_DAYS: Final = 62
 BATCH: Final = 500
 PAUSE_S: Final = 0.05
 EVERY_S: Final = 3600.0
-#: On PostgreSQL, the process that holds this advisory lock deletes; SQLite has one writer.
-LOCK: Final = 0x63686174
 
 
 def prune(
@@ -43,7 +41,7 @@ def prune(
     while True:
         with database.writing() as connection:
             if not database.is_sqlite and not connection.scalar(
-                text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}
+                text("SELECT pg_try_advisory_xact_lock(hashtextextended('retention', 0))")
             ):
                 return deleted  # another process is deleting
             rows = connection.execute(batch).rowcount

@@ -29,8 +29,6 @@ from ratelimit_ext import OperatorError, RequestLimit
 
 #: In place of a model in the ledger.
 SLUG: Final = "credit"
-#: PostgreSQL's advisory lock of those who give credits: an arbitrary number.
-LOCK: Final = 704_512_113
 
 #: The user, the key and the team of calls; None: any.
 Subject = tuple[str | None, str | None, str | None]
@@ -45,7 +43,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
     identity, (user, key, team) = _identity_of(owner, name)
     units, shown = int(usd * MICRO), callers.name_of(name)
     # One after the other, but outside of a transaction: to sum a month's calls takes seconds.
-    with services.database.alone("credits", LOCK):
+    with services.database.alone("credits"):
         budgets = [
             (counted, budget, _spent(budget, ahead_s, (user, key, team)))
             for counted, budget, ahead_s in limits_of(dict.fromkeys(filter(None, [identity, user])))

@@ -27,8 +27,6 @@ __all__ = ["bp", "unrouted"]
 
 log = logging.getLogger(__name__)
 
-#: PostgreSQL's advisory lock for changes: an arbitrary number.
-LOCK: Final = 0x6368616E676573
 #: Fields that change without an operator. ETags ignore them.
 VOLATILE: Final = frozenset({"last_used", "shares", "ahead", "blocked"})
 
@@ -50,7 +48,7 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
         answer = row.function(call, **path)
         return _item(answer) if row.order is None else _page(row.order, answer, query)
     item = ITEMS.get(row.path)
-    with current_services().database.alone("changing", LOCK):
+    with current_services().database.alone("changing"):
         _check_etag(item, call, path)
         done = row.function(call, **path)
     sent = printable(FORM.sub(r"\1\2", request.path))  # it may have a whole key

@@ -115,7 +115,7 @@ def test_those_who_wait_to_be_alone_leave_connections_to_others(database: Databa
     seen: list[int] = []
 
     def count() -> None:
-        with database.alone("testing", 1), database.writing() as connection:
+        with database.alone("testing"), database.writing() as connection:
             seen.append(connection.scalar(text("SELECT count(*) FROM calls")))
 
     threads = [threading.Thread(target=count) for _ in range(30)]
@@ -132,14 +132,14 @@ def test_who_is_alone_may_also_be_so_by_another_name(database: Database) -> None
     entered: list[str] = []
 
     def nest() -> None:
-        with database.alone("testing", 1), database.alone("nested", 2):
+        with database.alone("testing"), database.alone("nested"):
             entered.append("nested")
 
     def enter() -> None:
-        with database.alone("other", 3):
+        with database.alone("other"):
             entered.append("other")
 
-    with database.alone("nested", 2):
+    with database.alone("nested"):
         threads = [threading.Thread(target=each, daemon=True) for each in (nest, enter)]
         threads[0].start()
         threads[1].start()
