@@ -68,6 +68,8 @@ def _check_etag(item: Action | None, call: Call, path: Mapping[str, str]) -> Non
         return
     if item is None:
         raise ApiError(400, "no_etag", "This resource has no ETag; remove If-Match.")
+    if not (request.if_match.star_tag or request.if_none_match.star_tag):  # it tests a guess
+        call.operator.check(item.scope, of_team=item.of_team)
     try:
         etag: str | None = _etag(item.function(call, **path))
     except ValueError as error:

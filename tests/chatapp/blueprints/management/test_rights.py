@@ -109,7 +109,10 @@ def test_a_change_is_no_way_to_read(app: Flask, api: Api, team: str | None) -> N
         assert "ETag" not in answer.headers
         both = api("PUT", path, {}, key=new_key(app, scope, "read", team=team))
         assert both.json == api("GET", path).json
-        assert "ETag" in both.headers
+        etag, blind = both.headers["ETag"], new_key(app, scope, team=team)
+        for guess in ({"If_Match": etag}, {"If_None_Match": etag}):
+            assert api("PUT", path, {}, key=blind, **guess).status_code == 403
+        assert api("PUT", path, {}, key=blind, If_Match="*").status_code == 200
 
 
 def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
