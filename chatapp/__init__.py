@@ -269,7 +269,7 @@ def _policy(
     granted = {group: text.partition("/")[0] for group, text in chosen.sign_in_groups.items()}
     identities.check_plans(granted, policy.plans, policy_file=file, of="SIGN_IN_GROUPS")
     if cli.serves():  # `ratelimit check` and the server's log have them
-        for sentence in policy_keywords.unknown_models(policy, models):
+        for sentence in policy_keywords.without_effect(policy, models):
             log.warning("%s", sentence)
         if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)

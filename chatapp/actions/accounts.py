@@ -37,6 +37,7 @@ from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.settings import Scope
 from chatapp.web import allowed_models
+from chatapp.web.policy_keywords import UNREAD, declared_classes
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, time_text
 
@@ -348,7 +349,7 @@ def create_key(call: Call) -> dict[str, object]:
     done = [f"Key {made.public_id} of {body.user}, {until}. It is shown only once."]
     if is_first:
         done.append("Accounts are on: every request now needs a key.")
-    done += _unmatched(body.models)
+    done += _without_effect(body)
     return {**_key(call, made.public_id), "key": made.text, "done": " ".join(done)}
 
 
@@ -376,7 +377,7 @@ def put_key(call: Call, key: str) -> users.Put:
     if body.files is not None:  # null leaves it as it is
         fields["files"] = body.files
     changed = {name: value for name, value in fields.items() if name in given}
-    done += [*keys.set_fields(before, changed, **call.why), *_unmatched(body.models or ())]
+    done += [*keys.set_fields(before, changed, **call.why), *_without_effect(body)]
     return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
 
@@ -404,16 +405,13 @@ def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Replace a key: create one like it. The old one expires after the overlap."""
     call.operator.check_key(key, shows_secret=True)
     accounts, overlap, team = current_services().accounts, call.body.overlap, call.operator.team
-    row = accounts.find(key)
-    if row is not None and row[0].name == keys.SIGN_IN:  # a refresh would let the old one go on
-        sentence = f"{row[1].name} got key {key} by signing in; revoke it instead."
+    row, user = _existing_key(key)
+    if row.name == keys.SIGN_IN:  # a refresh would let the old one go on
+        sentence = f"{user.name} got key {key} by signing in; revoke it instead."
         raise RefusedChangeError("unusable_key", sentence)
-    if row is not None and team is None and not row[0].is_for(row[1]):
-        raise OperatorError(
-            "other_team",
-            f"Key {key} is bound to the team {row[0].bound_team}, and {row[1].name} is not in it; "
-            "create another key.",
-        )
+    if team is None and not row.is_for(user):
+        sentence = f"Key {key} is bound to the team {row.bound_team}, and {user.name} is not in it"
+        raise OperatorError("other_team", f"{sentence}; create another key.")
     made, old = accounts.rotate(key, overlap=overlap, bound_team=team)
     until = None if old.expires_at is None else old.expires_at.timestamp()
     why = call.why_or(f"of {old.user}, replaced by {made.public_id}")
@@ -437,11 +435,13 @@ def _key(call: Call, key: str) -> dict[str, object]:
     return {**keys.as_json(_existing_key(key)[0], OwnersAmounts()), **blocks.shown("api_key", key)}
 
 
-def _unmatched(patterns: Sequence[str]) -> list[str]:
-    return [
+def _without_effect(body: NewKey | KeyFields) -> list[str]:
+    services, name = current_services(), body.traffic_class
+    is_unread = name and not declared_classes(services.policy, services.catalogue)
+    return [f"Warning: {UNREAD.format(name)}."] * bool(is_unread) + [
         f"No model in models.toml matches {pattern!r}. Unless an upstream serves one, the key "
         "cannot use it; if the name is misspelt, set the key's models again."
-        for pattern in allowed_models.unknown(patterns, current_services().catalogue)
+        for pattern in allowed_models.unknown(body.models or (), services.catalogue)
     ]
 
 
@@ -510,9 +510,8 @@ def put_team(call: Call, team: str) -> users.Put:
         callers.note("create-team", amounts.identity_of("team", name), **call.why)
         with_what = f"with {amounts.listed(limits)}" if limits else "without budgets"
         return users.Put(is_new=True, done=f"Team {name} is created {with_what}.")
-    if limits is None:
-        return users.Put(is_new=False, done=users.NOTHING)
-    done = users.put_amounts("team", name, before.limits or {}, limits, **call.why)
+    had = before.limits or {}
+    done = users.put_amounts("team", name, had, had if limits is None else limits, **call.why)
     return users.Put(is_new=False, done=" ".join(done) or users.NOTHING)
 
 

@@ -77,7 +77,7 @@ class Catalogue:
     ``embedding`` are the models that make embeddings only. By upstream: ``protocols`` are their
     protocols, ``others`` the tariffs of which the dearest applies to models without one, ``tiers``
     are those priced for every model, and ``tools`` its own tools that have a price; those in
-    ``strict`` serve listed models only.
+    ``strict`` serve listed models only. ``classes`` are the classes of traffic in its table.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class Catalogue:
         self.tiers = file.tiers
         self.tools = file.tools
         self.as_of = file.as_of
+        self.classes = {n: [*t.classes.values] for n, t in tables.items() if t.classes}
         self.strict = frozenset(n for n, table in tables.items() if table.unlisted == "refused")
         self._unpriced: set[str] = set()
 

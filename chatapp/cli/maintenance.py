@@ -23,7 +23,7 @@ from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
 from chatapp.web.identities import check_plans, without_plan
-from chatapp.web.policy_keywords import unknown_models
+from chatapp.web.policy_keywords import without_effect
 from ratelimit_ext import CheckedPolicy, OperatorError, toml_line
 from ratelimit_ext.terminal import with_json
 
@@ -43,7 +43,7 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
         checked = services.limiter.operators.check_policy_file(file)
     check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
     unlimited = without_plan(checked, guards_file.calls(current_app.view_functions))
-    warnings = [*filter(None, [unlimited]), *unknown_models(checked, services.catalogue)]
+    warnings = [*filter(None, [unlimited]), *without_effect(checked, services.catalogue)]
     return CheckedPolicy(checked, file, tuple(warnings))
 
 

@@ -13,7 +13,8 @@ from chatapp.accounts.people import CONTROL, HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
-from chatapp.web.identities import CLASS, checked_class
+from chatapp.web.identities import checked_class
+from chatapp.web.policy_keywords import declared_classes
 from chatapp.web.tags import AGENT
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
@@ -69,12 +70,12 @@ def own_limit(text: str) -> tuple[str, str]:
 
 
 def traffic_class(text: str) -> str:
-    """Return the name of a class of traffic that the policy declares."""
+    """Return the name of a class of traffic that is declared, or any if none is."""
     try:
-        name, policy = checked_class(text), current_services().policy
+        name, services = checked_class(text), current_services()
     except ValueError as error:
         raise OperatorError("invalid_class", str(error)) from None
-    classes = policy.classes(CLASS) if policy else ()
+    classes = declared_classes(services.policy, services.catalogue)
     if classes and name not in classes:
         listed = ", ".join(classes)
         raise OperatorError("invalid_class", f"Unknown class {name!r}; choose one of {listed}.")

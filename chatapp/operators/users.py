@@ -163,8 +163,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
 
 def _overrides_of(identities: Container[str]) -> list[Override]:
     with contextlib.suppress(OperatorError):  # processes share no limits, or the storage keeps none
-        overrides = callers.shared_operators().overrides()
-        return [override for override in overrides if override.identity in identities]
+        return [o for o in callers.shared_operators().overrides() if o.identity in identities]
     return []
 
 

@@ -15,21 +15,13 @@ from flask import request
 
 from chatapp.guards_file import CALLS
 from chatapp.settings import SettingsError
+from chatapp.web import current_request
 from chatapp.web.current_request import (
-    amounts,
-    api_key,
-    current_request,
     has_no_team,
     has_no_valid_key,
     has_valid_key,
     is_named_by_key,
-    model,
     names_no_model,
-    plan,
-    session,
-    team,
-    upstream,
-    user,
 )
 from chatapp.web.tags import is_unattended
 from ratelimit_ext import Limiter, Policy
@@ -58,17 +50,17 @@ SPOOFING_WARNING: Final = (
 
 def install(limiter: Limiter) -> None:
     """Register chatapp's identities, and what is known of a caller, with the limiter."""
-    limiter.identity("user")(user)
-    limiter.identity("api_key")(api_key)
-    limiter.identity("session")(session)
-    limiter.identity("team", common=True)(team)
-    limiter.identity("model", common=True)(model)
-    limiter.identity("upstream", common=True)(upstream)
+    limiter.identity("user")(current_request.user)
+    limiter.identity("api_key")(current_request.api_key)
+    limiter.identity("session")(current_request.session)
+    limiter.identity("team", common=True)(current_request.team)
+    limiter.identity("model", common=True)(current_request.model)
+    limiter.identity("upstream", common=True)(current_request.upstream)
     limiter.identity(CLASS, common=True)(traffic_class)
     limiter.identity(REQUEST_CLASS, common=True)(request_class)
     limiter.plan_keyword(CLASS)(checked_class)
-    limiter.plan_loader(plan)
-    limiter.amount_loader(amounts)
+    limiter.plan_loader(current_request.plan)
+    limiter.amount_loader(current_request.amounts)
 
 
 def checked_class(value: object) -> str:
@@ -80,7 +72,7 @@ def checked_class(value: object) -> str:
 
 def traffic_class() -> str:
     """Return the class of the request: its key's, else its plan's. A caller can only lower it."""
-    current = current_request()
+    current = current_request.current_request()
     fields = None if current.model_request is None else current.model_request.fields
     is_flexible = fields is not None and fields.get("service_tier") == FLEX
     if is_flexible or request.headers.get(CLASS_HEADER) == LOWEST:

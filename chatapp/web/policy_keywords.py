@@ -19,9 +19,12 @@ from chatapp.web import allowed_models
 from chatapp.web.allowed_models import Allowance, matching, names_of_slug, patterns, unknown
 from chatapp.web.call_limits import AT_LIMIT, MODELS, WARN_AT
 from chatapp.web.current_request import current_request
-from chatapp.web.identities import REQUEST_CLASS
+from chatapp.web.identities import CLASS, REQUEST_CLASS
 from ratelimit_ext import Limiter, Policy, PolicyLimit
 
+UNREAD: Final = (
+    "the class {!r} has no effect, because no `keep` lists it; correct it, or add it to one"
+)
 #: Only budgets have them.
 OF_BUDGETS: Final = (AT_LIMIT, WARN_AT)
 
@@ -66,10 +69,24 @@ def covers(
     return Allowance("", models).has(names)
 
 
-def unknown_models(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]:
-    """Yield a sentence for each pattern of a plan or a limit that matches no model."""
+def declared_classes(policy: Policy | None, catalogue: Catalogue) -> Sequence[str]:
+    """Return the classes of traffic in `keep`, or without any those that upstreams read."""
+    kept = policy.classes(CLASS) + policy.classes(REQUEST_CLASS) if policy else ()
+    return [*dict.fromkeys(kept or chain.from_iterable(catalogue.classes.values()))]
+
+
+def without_effect(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]:
+    """Yield a sentence for each pattern of a plan or a limit that matches no model, and for each
+    class of a plan or upstream that nothing reads. An upstream's last row is for other classes."""
     if policy is None:
         return
+    classes = declared_classes(policy, catalogue)
+    named = [(f"{p.place}.{CLASS}", p.keywords.get(CLASS, "")) for p in policy.plans.values()]
+    for upstream, rows in catalogue.classes.items():
+        named += [(f"upstreams.{upstream}.classes", name) for name in rows[:-1]]
+    for where, name in named:
+        if name not in {"", *classes}:
+            yield f"{where}: {UNREAD.format(name)}"
     places = [(plan.place, allowed_models.KEYWORD, plan.keywords) for plan in policy.plans.values()]
     for limit in policy.all_limits():
         places += [(limit.place, word, dict(limit.keywords)) for word in (MODELS, AT_LIMIT)]
@@ -80,18 +97,21 @@ def unknown_models(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]
 
 def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]:
     """Yield keywords at limits of which no call of a model is a part, those of budgets at other
-    limits, and cheaper models that can never answer."""
+    limits, cheaper models that can never answer, and undeclared classes of plans."""
     calls = guards_file.call_members()
     named = (*policy.blueprints.items(), *policy.routes.items(), *policy.targets.items())
     others = [limits for name, limits in named if not calls & {name, name.rpartition(".")[0]}]
     groups = {name: group for name, group in policy.groups.items() if name != guards_file.CALLS}
     others += [group.limits for group in groups.values() if not group.members]
     where = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
-    mistakes: dict[str, tuple[Any, str]] = {}
-    for limit in chain(policy.application, policy.default, *others):
-        for at in (limit.place.at(word) for word, _ in limit.keywords):
-            mistakes[str(at)] = at, f"is {where}. Remove it, or move the limit."
-    yield from mistakes.values()
+    limits = chain(policy.application, policy.default, *others)
+    places = [limit.place.at(word) for limit in limits for word, _ in limit.keywords]
+    for place in {str(place): place for place in places}.values():
+        yield place, f"is {where}. Remove it, or move the limit."
+    classes = () if policy.classes(CLASS) else declared_classes(policy, catalogue)
+    for plan in policy.plans.values() if classes else ():
+        if (name := plan.keywords.get(CLASS, classes[0])) not in classes:
+            yield plan.place.at(CLASS), f"unknown class {name!r}; allowed: {', '.join(classes)}."
     for limit in policy.all_limits():
         if REQUEST_CLASS in (limit.key if isinstance(limit.key, tuple) else (limit.key,)):
             chosen = f"callers choose {REQUEST_CLASS!r} by a header. Use it as priority."

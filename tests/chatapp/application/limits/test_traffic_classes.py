@@ -1,5 +1,6 @@
 """The class of a call: that of its key, else of its plan; a caller can only lower it."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -110,3 +111,72 @@ def test_a_class_that_is_not_declared(
         make_app(RATELIMIT_POLICY_FILE=policy(tmp_path, 'class = "bacth"\n'))
     refused = run(app, "keys", "set", "0" * 16, "--class", "no class", status=2)
     assert "found 'no class'; allowed: a name such as" in refused.output
+
+
+HEAD = """\
+version = 1
+[upstreams.gpu]
+protocol = "openai"
+base_url = "https://gpu.example/v1"
+models_of = "openai"
+"""
+
+
+def with_rows(tmp_path: Path, rows: str) -> str:
+    """A providers file whose upstream has these rows of classes."""
+    file = tmp_path / "providers.toml"
+    file.write_text(f'{HEAD}[upstreams.gpu.classes]\nfield = "priority"\nvalues = {{ {rows} }}\n')
+    return str(file)
+
+
+def test_a_class_that_nothing_reads(
+    make_app: AppMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without `keep` it has no effect: the start, the check and the command of a key warn."""
+    text = POLICY_FILE.read_text().replace(STARTER, STARTER + 'class = "bacth"\n')
+    app = make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, text))
+    unread = "class 'bacth' has no effect, because no `keep` lists it"
+    assert [line.partition("plans.starter.class: the ")[2] for line in caplog.messages].count(
+        f"{unread}; correct it, or add it to one"
+    ) == 1
+    checked = app.test_cli_runner().invoke(args=["ratelimit", "check"])
+    assert f"plans.starter.class: the {unread}" in checked.output
+    made = run(app, "keys", "create", "--user", "ada", "--class", "bacth", "--json")
+    assert unread in made.output
+    key = json.loads(made.stdout)["id"]
+    assert unread in run(app, "keys", "set", key, "--class", "bacth").output
+    assert "no effect" not in run(app, "keys", "set", key, "--class", "").output
+
+
+def test_classes_that_upstreams_declare(make_app: AppMaker, tmp_path: Path) -> None:
+    """Without `keep`, a class is one of their rows."""
+    rows = with_rows(tmp_path, "interactive = 0, batch = 10")
+    app = make_app(CHATAPP_PROVIDERS_FILE=rows)
+    refused = run(app, "keys", "create", "--user", "ada", "--class", "bacth", status=2)
+    assert "Unknown class 'bacth'; choose one of interactive, batch." in refused.output
+    assert "no effect" not in run(app, "keys", "create", "--user", "ada", "--class", "batch").output
+    text = POLICY_FILE.read_text().replace(STARTER, STARTER + 'class = "bacth"\n')
+    with pytest.raises(MISTAKES, match=r"plans.starter.class: unknown class 'bacth'; allowed: int"):
+        make_app(CHATAPP_PROVIDERS_FILE=rows, RATELIMIT_POLICY_FILE=policy_file(tmp_path, text))
+
+
+def test_a_limit_that_keeps_for_people_alone_declares_classes(
+    make_app: AppMaker, tmp_path: Path
+) -> None:
+    """Its `priority` is another function of the same classes."""
+    file = Path(policy(tmp_path, 'class = "bacth"\n'))
+    file.write_text(file.read_text().replace('priority = "class"', 'priority = "request_class"'))
+    with pytest.raises(MISTAKES, match=r"plans.starter.class: unknown class 'bacth'; allowed: int"):
+        make_app(RATELIMIT_POLICY_FILE=str(file))
+
+
+def test_a_row_of_an_upstream_for_no_class(
+    make_app: AppMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A misspelt row is said at the start. The last one is for other classes, whatever its name."""
+    rows = with_rows(tmp_path, "interactive = 0, bacth = 10, rest = 20")
+    make_app(CHATAPP_PROVIDERS_FILE=rows, RATELIMIT_POLICY_FILE=policy(tmp_path))
+    said = [line for line in caplog.messages if "upstreams.gpu.classes" in line]
+    assert [line.partition(" has no")[0] for line in said] == [
+        "upstreams.gpu.classes: the class 'bacth'"
+    ]
