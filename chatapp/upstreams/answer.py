@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import reduce
+from operator import getitem
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
@@ -34,11 +36,17 @@ class Fields(BaseModel):
 
     @classmethod
     def of_json(cls, data: str) -> Self:
-        """Return the fields in this JSON; ValueError or RecursionError if it cannot be read."""
+        """Return the fields in this JSON, without those of a wrong type; ValueError or
+        RecursionError if the rest cannot be read."""
         try:
             return cls.model_validate_json(data)
-        except ValidationError:  # also for half of a surrogate pair, which Python's parser takes
-            return cls.model_validate(json.loads(data))
+        except ValidationError as error:
+            fields = json.loads(data)  # which takes half of a surrogate pair, too
+            for wrong in reversed(error.errors()):
+                if wrong["loc"] and wrong["type"] != "missing":
+                    *path, name = wrong["loc"]
+                    del reduce(getitem, path, fields)[name]
+            return cls.model_validate(fields)
 
 
 class OpenFields(Fields):
@@ -65,11 +73,10 @@ def texts_in(value: object, *, without: Collection[str]) -> list[str]:
     if isinstance(value, dict):
         value = [inner for name, inner in value.items() if name not in without]
     for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, str):
-            if each:
-                texts.append(each)
-        elif isinstance(each, (dict, list)):
+        if isinstance(each, (dict, list)):
             texts += texts_in(each, without=without)
+        elif isinstance(each, str) and each:
+            texts.append(each)
     return texts
 
 

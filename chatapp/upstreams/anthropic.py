@@ -207,11 +207,8 @@ class Generation(Fields):
 
     @property
     def all_input_tokens(self) -> int:
-        return (
-            self.input_tokens
-            + (self.cache_read_input_tokens or 0)
-            + (self.cache_creation_input_tokens or 0)
-        )
+        cached = self.cache_read_input_tokens, self.cache_creation_input_tokens
+        return self.input_tokens + sum(filter(None, cached))
 
     @property
     def cache_write_1h_tokens(self) -> int:
@@ -279,17 +276,17 @@ class Block(Fields):
 
 
 class Answer(Fields):
-    model: str | None = None
+    model: object = None
     content: list[Block]
-    stop_reason: str | None = None
+    stop_reason: object = None
 
 
 def _completion(answer: object) -> Completion:
     read = Answer.model_validate(answer)
     return Completion(
         text="".join(b.text for b in read.content if b.type == "text" and b.text),
-        model=read.model or "",
-        finish_reason=FINISH_REASONS.get(read.stop_reason or "", "other"),
+        model=str(read.model or ""),
+        finish_reason=FINISH_REASONS.get(str(read.stop_reason), "other"),
     )
 
 

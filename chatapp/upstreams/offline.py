@@ -5,11 +5,11 @@ It is for trying the limits. It counts 4 bytes as a token, and its answer quotes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import AnswerStream, Completion, Part, Progress, Quota, Turn
+from chatapp.upstreams import AnswerStream, Completion, Turn
+from chatapp.upstreams.event_stream import WholeStream
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4
@@ -42,33 +42,7 @@ class Offline:
         return Completion(text=text, model=turn.model.name, usage=usage, finish_reason="stop")
 
     def stream(self, turn: Turn, max_tokens: int) -> AnswerStream:
-        return OfflineStream(self.complete(turn, max_tokens))
-
-
-class OfflineStream:
-    """The same answer, word by word, without a delay."""
-
-    headers: Final[Mapping[str, str]] = {}
-    quotas: Final[tuple[Quota, ...]] = ()
-
-    def __init__(self, completion: Completion) -> None:
-        self._completion = completion
-        self.progress = Progress(model=completion.model)
-
-    def __iter__(self) -> Iterator[Part]:
-        for word in self._completion.text.split(" "):
-            text = f" {word}" if self.progress.generated else word
-            self.progress.generated.append(text)
-            yield Part(text, b"")
-        self.progress.usage = self._completion.usage
-        self.progress.usage_is_final = True
-        self.progress.finish_reason = self._completion.finish_reason
-
-    def close(self) -> None:
-        pass
-
-    def abort(self, *, reads_on: bool = False) -> None:
-        pass
+        return WholeStream(self.complete(turn, max_tokens))
 
 
 def _tokens(text: str) -> int:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 #: The fields that limit an answer's length; the first is the current one.
 BOUNDS: Final = ("max_completion_tokens", "max_tokens")
-FINISH_REASONS: Final[dict[str | None, FinishReason]] = {
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
     "stop": "stop",
     "length": "length",
     "content_filter": "refused",
@@ -139,12 +139,12 @@ class Text(Fields):
 
 
 class Choice(Fields):
-    finish_reason: str | None = None
+    finish_reason: object = None
     message: Text
 
 
 class Answer(Fields):
-    model: str | None = None
+    model: object = None
     choices: Annotated[list[Choice], Field(min_length=1)]
 
 
@@ -154,9 +154,13 @@ def _completion(answer: object) -> Completion:
     refused = choice.message.refusal
     return Completion(
         text=_text(choice.message.content) or refused or "",
-        model=read.model or "",
-        finish_reason="refused" if refused else FINISH_REASONS.get(choice.finish_reason, "other"),
+        model=str(read.model or ""),
+        finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
     )
+
+
+def _finish_reason(reason: object) -> FinishReason:
+    return FINISH_REASONS.get(str(reason), "other")
 
 
 def _text(content: object) -> str:
@@ -194,7 +198,7 @@ class Delta(OpenFields):
 class DeltaChoice(Fields):
     index: int | None = None
     delta: Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: object = None
 
 
 class Chunk(Fields):
@@ -245,7 +249,7 @@ class ChunkReader:
                     progress.generated += (added,) if is_text else _texts(added)
                 if delta.__pydantic_extra__:
                     progress.generated += _texts(delta.__pydantic_extra__)
-            if choice.finish_reason is not None:
+            if choice.finish_reason:  # some servers send an empty text until the end
                 self._finish(choice)
         progress.tiers = tiers_of(chunk.service_tier) if chunk.service_tier else progress.tiers
         if isinstance(chunk.usage, ChatBill):  # compatible servers report it so far in any chunk
@@ -266,7 +270,7 @@ class ChunkReader:
     def _finish(self, choice: DeltaChoice) -> None:
         self._finished.add(choice.index or 0)
         if len(self._finished) >= self._choices:
-            self.progress.finish_reason = FINISH_REASONS.get(choice.finish_reason, "other")
+            self.progress.finish_reason = _finish_reason(choice.finish_reason)
 
 
 # -- embeddings --------------------------------------------------------------------------------
@@ -276,15 +280,11 @@ class Embeddings(Fields):
     prompt_tokens: Annotated[Tokens, Field(ge=1), at("usage", "prompt_tokens")]
 
 
-def _embedding_usage(answer: object) -> Usage:
-    return Usage(Embeddings.model_validate(answer).prompt_tokens, output_tokens=0)
-
-
 EMBEDDINGS: Final = Api(
     path="/embeddings",
     extras=common_extras,
     bounded=lambda request, _: request,
-    usage=_embedding_usage,
+    usage=lambda answer: Usage(Embeddings.model_validate(answer).prompt_tokens, output_tokens=0),
     generated=lambda _: [],
 )
 

@@ -112,13 +112,9 @@ def is_reference(item: Mapping[str, object]) -> bool:
 
 def is_looked_up(item: Mapping[str, object]) -> bool:
     """Return whether OpenAI may look up the rest of it by its id: reasoning, or an image."""
-    match item.get("type"):
-        case "reasoning":
-            return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
-        case "image_generation_call":
-            return not item.get("result")
-        case _:
-            return False
+    if item.get("type") == "reasoning":
+        return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
+    return item.get("type") == "image_generation_call" and not item.get("result")
 
 
 def _has_text(value: object) -> bool:
@@ -149,12 +145,9 @@ def _billed(kind: str) -> str | None:
 
 def _is_local_shell(tool: Mapping[str, object]) -> bool:
     """Return whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
-    if tool.get("type") != "shell":
-        return False
-    environment = tool.get("environment")
-    return environment is None or (
-        isinstance(environment, dict) and environment.get("type") == "local"
-    )
+    where = tool.get("environment")
+    is_local = where is None or (isinstance(where, dict) and where.get("type") == "local")
+    return is_local and tool.get("type") == "shell"
 
 
 def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:

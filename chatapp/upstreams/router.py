@@ -220,8 +220,8 @@ class Router:
 
     def forward_stream(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
-    ) -> AnswerStream:
-        """Forward a request in the upstream's own protocol; UpstreamError if no stream begins."""
+    ) -> AnswerStream | RawAnswer:
+        """The same for a stream; the whole answer of an upstream that has none."""
         with self.call(model):
             adapted = self._adapted(raw_request, model, bounds)
             return self._forwarders[model.upstream].forward_stream(adapted)

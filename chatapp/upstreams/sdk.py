@@ -20,6 +20,7 @@ from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.catalogue.usage import Usage
 from chatapp.per_process import PerProcess
 from chatapp.upstreams import (
+    AnswerStream,
     Bounds,
     Completion,
     ErrorKind,
@@ -33,7 +34,7 @@ from chatapp.upstreams import (
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
 from chatapp.upstreams.cancellation import reads_within
-from chatapp.upstreams.event_stream import EventReader, EventStream
+from chatapp.upstreams.event_stream import EventReader, EventStream, WholeStream
 from chatapp.upstreams.keys import Keys
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ JSON: Final = "application/json"
 COUNT_WITHIN_S: Final = 10.0
 #: Above every real answer: 2,048 embeddings of 3,072 numbers have 140 MB.
 ANSWER_MAX_BYTES: Final = 256 * 1024 * 1024
-AUTHORIZATION: Final = "authorization"
 HEADER_LINE: Final = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]+: [\t -~]*\r\n")
 REDACTED: Final = "***"
 #: What the SDKs get instead of a key, which is put into their headers here.
@@ -108,10 +108,7 @@ class UpstreamProtocol:
 
     def api(self, path: str) -> Api:
         """Return the API at that path; the first for an empty one."""
-        for api in self.apis:
-            if api.path == path:
-                return api
-        return self.apis[0]
+        return next((api for api in self.apis if api.path == path), self.apis[0])
 
     @property
     def sdk(self) -> Any:
@@ -223,7 +220,7 @@ class Connection:
                 if secret is not None and own is None:
                     headers[name] = value.replace(NO_KEY, secret)
         if secret is not None and own is not None:
-            headers[own] = f"Bearer {secret}" if own.lower() == AUTHORIZATION else secret
+            headers[own] = f"Bearer {secret}" if own.lower() == "authorization" else secret
         return headers
 
 
@@ -256,7 +253,9 @@ class SDKUpstream:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
-        answer = self.forward(self._request(turn, max_tokens))
+        return self._completion(turn, self.forward(self._request(turn, max_tokens)))
+
+    def _completion(self, turn: Turn, answer: RawAnswer) -> Completion:
         with upstream_errors(self._protocol):
             completion = self._protocol.completion(answer.fields)
         return completion._replace(
@@ -266,8 +265,11 @@ class SDKUpstream:
             generated=answer.generated,
         )
 
-    def stream(self, turn: Turn, max_tokens: int) -> EventStream:
-        return self._stream(self._request(turn, max_tokens, stream=True), lenient=False)
+    def stream(self, turn: Turn, max_tokens: int) -> AnswerStream:
+        answer = self._stream(self._request(turn, max_tokens, stream=True), lenient=False)
+        if isinstance(answer, EventStream):
+            return answer
+        return WholeStream(self._completion(turn, answer))
 
     def _request(self, turn: Turn, max_tokens: int, **more: object) -> RawRequest:
         body = {**self._protocol.body(turn, max_tokens), **more}
@@ -306,13 +308,10 @@ class SDKUpstream:
         api = self._protocol.api(request.path)
         with upstream_errors(self._protocol):
             answer = self._posted(api.path, request, read_s=self._timeouts.read_s)
-            return answer._replace(
-                usage=_usage(api, answer.fields),
-                generated=api.generated(answer.fields),
-                ids=api.ids(request.fields, answer.fields),
-            )
+            return _billed(api, request, answer)
 
-    def forward_stream(self, request: RawRequest) -> EventStream:
+    def forward_stream(self, request: RawRequest) -> EventStream | RawAnswer:
+        """The same for a stream; the whole answer of an upstream that has none."""
         return self._stream(request, lenient=True)
 
     def count(self, request: RawRequest) -> RawAnswer:
@@ -330,18 +329,19 @@ class SDKUpstream:
 
     def _posted(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Return the answer; raises what `upstream_errors` expects."""
-        protocol = self._protocol
         with reads_within(read_s):
-            answer = self._send(path, request, read_s=read_s)
-            return RawAnswer(
-                raw=answer.content,
-                fields=json.loads(answer.content),
-                headers=_request_id(protocol, answer.headers),
-                content_type=sendable(answer.headers, "content-type") or JSON,
-                quotas=protocol.quotas(answer.headers),
-            )
+            return self._parsed(self._send(path, request, read_s=read_s))
 
-    def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
+    def _parsed(self, answer: Answer) -> RawAnswer:
+        return RawAnswer(
+            raw=answer.content,
+            fields=json.loads(answer.content),
+            headers=_request_id(self._protocol, answer.headers),
+            content_type=sendable(answer.headers, "content-type") or JSON,
+            quotas=self._protocol.quotas(answer.headers),
+        )
+
+    def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream | RawAnswer:
         """Send the request once. ``lenient`` passes on events that cannot be parsed."""
         protocol, timeouts = self._protocol, self._timeouts
         api = protocol.api(request.path)
@@ -351,6 +351,8 @@ class SDKUpstream:
         plain = request._replace(headers={**request.headers, "Accept-Encoding": "identity"})
         with upstream_errors(protocol), reads_within(timeouts.first_byte_s):
             answer = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
+            if not answer.is_stream:
+                return _billed(api, request, self._parsed(answer))
         # The stream has begun: from now on each read has the usual time.
         answer.read_s = timeouts.read_s
         return EventStream(
@@ -366,7 +368,7 @@ class SDKUpstream:
     ) -> Answer:
         connection, key = self._connection.get(), self.keys.secret(request.key)
         answer = connection.send(path, request, key, read_s=read_s)
-        if stream and answer.is_success:
+        if stream and answer.is_success and answer.is_stream:
             return answer
         try:
             _read(answer)
@@ -444,11 +446,14 @@ def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
             setattr(client, name, None)
 
 
-def _usage(api: Api, fields: object) -> Usage | None:
+def _billed(api: Api, request: RawRequest, answer: RawAnswer) -> RawAnswer:
+    """Return the answer with what it says of its costs."""
     try:
-        return api.usage(fields)
+        usage = api.usage(answer.fields)
     except ValueError:  # not reported, or unreadable
-        return None
+        usage = None
+    generated, ids = api.generated(answer.fields), api.ids(request.fields, answer.fields)
+    return answer._replace(usage=usage, generated=generated, ids=ids)
 
 
 def _request_id(protocol: UpstreamProtocol, headers: Mapping[str, str]) -> dict[str, str]:

@@ -208,6 +208,10 @@ class Answer(httpx2.SyncByteStream):
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def is_stream(self) -> bool:
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
+
     def begin(self, head: bytes, body: bytes) -> None:
         """Send the request and receive the head. Raises what `network_errors` expects."""
         try:

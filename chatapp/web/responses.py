@@ -36,14 +36,15 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
     wanted, router, call = current.wanted, current.services.router, begin_call(current)
     turn, answer_format = wanted.turn, format_of(call)
     raw = None if turn.model.protocol == Offline.name else wanted.raw_request
-    if raw is not None and wanted.stream:
-        stream = call.run(lambda model, most: router.forward_stream(model, raw, most))
-        response = _stream_response(stream, _write_raw, answer_format, call)
-    elif raw is not None:
-        answer = call.run(lambda model, most: router.forward(model, raw, most))
-        call.finish_answer(answer.usage, generated=answer.generated)
-        _note(answer.ids, answer.usage, call, current.services.stored_answers)
-        response = raw_response(answer)
+    if raw is not None:
+        forward = router.forward_stream if wanted.stream else router.forward
+        answer = call.run(lambda model, most: forward(model, raw, most))
+        if isinstance(answer, RawAnswer):
+            call.finish_answer(answer.usage, generated=answer.generated)
+            _note(answer.ids, answer.usage, call, current.services.stored_answers)
+            response = raw_response(answer)
+        else:
+            response = _stream_response(answer, _write_raw, answer_format, call)
     elif wanted.stream:
         stream = call.run(lambda model, most: router.stream(turn._replace(model=model), most))
         write = partial(answer_format.events, progress=stream.progress, fields=wanted.fields)

@@ -629,3 +629,103 @@ def test_a_response_without_a_usage_is_charged_by_its_text(calls: Calls, kind: s
     [call] = calls.ledger.finished()
     assert (call.status, call.estimated) == ("answered", True)
     assert 1000 <= call.usage.output_tokens <= 1010
+
+
+WHOLE: dict[str, Any] = {
+    "/chat": openai_body(),
+    PATHS[PLAIN]: openai_body(),
+    PATHS[CLAUDE]: anthropic_body(),
+    "/v1/responses": response_body(),
+}
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_a_whole_answer_to_a_stream_is_delivered_and_costs_its_usage(
+    calls: Calls, path: str
+) -> None:
+    """Some servers and proxies ignore `stream`."""
+    calls.provider.script(Answer(200, WHOLE[path]))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 900}
+    asked = {"input": "ping"} if path == "/v1/responses" else asked
+    model = CLAUDE if path == PATHS[CLAUDE] else PLAIN
+    answer = whole(calls.client, path, json={"model": model, "stream": True, **asked})
+    if path == "/chat":
+        assert answer.mimetype == "text/event-stream"
+        assert "pong" in answer.text
+        assert "event: done" in answer.text
+    else:
+        assert (answer.mimetype, answer.get_json()) == ("application/json", WHOLE[path])
+    billed = calls.ledger.billed()
+    assert (billed.status, billed.estimated, billed.usage.output_tokens) == ("answered", False, 5)
+    assert round((5.0 - left(calls.client)["usd-day"]) * 1e6) == billed.cost_micro_usd
+
+
+def test_an_error_in_place_of_a_stream_is_tried_again(calls: Calls) -> None:
+    """As in place of a whole answer."""
+    failure = Answer(200, {"error": {"code": 502, "message": "no"}})
+    calls.provider.script(failure, Stream(openai_chunks("pong")))
+    assert "pong" in calls.ask(PLAIN, stream=True).text
+    assert calls.ledger.billed().attempts == 2
+
+
+ODD: dict[str, object] = {
+    "model": 7,
+    "id": 7,
+    "service_tier": {"name": "default"},
+    "choices": [7, {"index": "first", "delta": {"content": "pong"}, "finish_reason": None}],
+}
+
+
+@pytest.mark.parametrize("path", ["/chat", PATHS[PLAIN]])
+@pytest.mark.parametrize("reason", [7, {"type": "stop"}, True, "stop"], ids=str)
+def test_a_chunk_with_fields_of_a_wrong_type_is_delivered_and_charged(
+    calls: Calls, path: str, reason: object
+) -> None:
+    """What can be read of it counts."""
+    end = event({"model": [], "choices": [{"index": [], "delta": "", "finish_reason": reason}]})
+    usage = event({"choices": {}, "usage": {"prompt_tokens": 12, "completion_tokens": 7}})
+    calls.provider.script(Stream([event(ODD), end, usage, DONE]))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES}
+    answer = whole(calls.client, path, json={"model": PLAIN, "stream": True, **asked}).text
+    assert "pong" in answer
+    assert "error" not in answer
+    billed = calls.ledger.billed()
+    assert (billed.status, billed.estimated, billed.usage.output_tokens) == ("answered", False, 7)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/chat"])
+def test_an_event_of_claude_with_fields_of_a_wrong_type_is_read(calls: Calls, path: str) -> None:
+    """Its text and its usage count."""
+    start, *rest = anthropic_events()
+    odd = {"text": "pong", "stop_reason": 7}
+    end = named("message_delta", delta=7, usage={"output_tokens": 6})
+    events = [start, named("content_block_delta", content_block=7, delta=odd), end, rest[-1]]
+    calls.provider.script(Stream(events))
+    asked = {"message": "ping"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 900}
+    answer = whole(calls.client, path, json={"model": CLAUDE, "stream": True, **asked}).text
+    assert "pong" in answer
+    assert "error" not in answer
+    [call] = calls.ledger.finished()
+    assert (call.status, call.usage.output_tokens) == ("answered", 6)
+
+
+@pytest.mark.parametrize("model", [PLAIN, CLAUDE])
+def test_a_reason_and_a_model_of_a_wrong_type_cost_what_is_reported(
+    calls: Calls, model: str
+) -> None:
+    """POST /chat delivers the text of such an answer."""
+    body: Any = openai_body() if model == PLAIN else anthropic_body()
+    (body["choices"][0] if model == PLAIN else body).update(finish_reason=7, stop_reason={})
+    calls.provider.script(Answer(200, {**body, "model": 7}))
+    answer = calls.client.post("/chat", json={"message": "ping", "model": model}).get_json()
+    assert answer["reply"] == "pong"
+    billed = calls.ledger.billed()
+    assert (billed.estimated, billed.usage.output_tokens) == (False, 5)
+
+
+def test_an_empty_finish_reason_does_not_finish(calls: Calls) -> None:
+    """LocalAI sends one with each chunk. If the stream is cut off later, hidden output counts."""
+    calls.provider.script(Stream([chunk({"content": "pong"}, finish_reason=""), Cut()]))
+    calls.ask(PLAIN, stream=True)
+    [call] = calls.ledger.finished()
+    assert call.status == "cut_off"
