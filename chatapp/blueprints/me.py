@@ -63,7 +63,7 @@ def list_keys() -> Response:
 
 @bp.delete("/keys/<key>")
 def revoke_key(key: str) -> Response:
-    """Revoke one of the caller's keys, by its public part; also the one of this request."""
+    """Revoke one of the caller's keys, by its public id: also that of this request."""
     presented, _ = _owner()
     row = current_services().accounts.find(key)
     if row is None or row[0].user != presented.user:

@@ -46,7 +46,7 @@ def response(id_: str) -> Response:
 
 @bp.post("/<id_>/cancel")
 def cancel(id_: str) -> Response:
-    """The end of a response in the background. There are none here, which the provider says."""
+    """Cancel a response in the background. This server starts none, so the provider refuses."""
     return _forward(id_, f"{id_}/cancel")
 
 

@@ -49,9 +49,11 @@ function authorization() {
 
 function search() {
   const words = at("search").value.toLowerCase().split(/\s+/);
-  for (const operation of at("operations").children) {
+  const operations = [...at("operations").children];
+  for (const operation of operations) {
     operation.hidden = !words.every((word) => operation.words.includes(word));
   }
+  at("none").hidden = !operations.length || operations.some(({ hidden }) => !hidden);
 }
 
 // -- one operation -------------------------------------------------------------------------------

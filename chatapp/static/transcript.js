@@ -270,8 +270,8 @@ function factsOf(message) {
   const { model, usage, costUsd } = message;
   const facts = [model];
   if (usage && !paid(message)) {
-    const cached = usage.cached_input_tokens ? ` (${usage.cached_input_tokens} cached)` : "";
-    facts.push(`${usage.input_tokens} tokens in${cached}`, `${usage.output_tokens} out`);
+    const cached = usage.cached_input_tokens ? ` (${usage.cached_input_tokens.toLocaleString("en")} cached)` : "";
+    facts.push(`${count(usage.input_tokens, "token")} in${cached}`, `${usage.output_tokens.toLocaleString("en")} out`);
   }
   if (typeof costUsd === "number" && !paid(message)) facts.push(dollars(costUsd));
   return facts.filter(Boolean).join(" · ");

@@ -1118,7 +1118,7 @@ def test_shadows_are_reported(
     page = client.get("/admin/shadow").text
     assert page.count("<h2>") == 1
     assert "A candidate; 100 per 1 day is enforced." in page
-    assert page.count("60.0%") == 2
+    assert page.count("60.0 %") == 2
     assert 'name=bob">bob</a> 3' in page
     assert "At 5, 99 % of 1 caller would have had no refusal" in page
 
@@ -1164,7 +1164,7 @@ def test_how_providers_do_is_shown(app: Flask, admin: FlaskClient, database_url:
     page = admin.get("/admin/limits").text.partition("Calls of the last hour")[2]
     rows = [re.findall(r">([^<>]+)</t[hd]>", each) for each in page.split("<tr>")[2:]]
     assert rows == [
-        ["anthropic/claude-haiku-4-5", "10", "–", "30.0%", "2 overloaded, 1 timeout"],
+        ["anthropic/claude-haiku-4-5", "10", "–", "30.0 %", "2 overloaded, 1 timeout"],
         ["anthropic/claude-opus-4-5", "1", "1", "–", "–"],
     ]
 

@@ -369,6 +369,25 @@ def test_admin_fits_and_axe_finds_nothing(
     check()
 
 
+def test_long_names_and_large_sums_fit(open_page: Opener, site: Site, admin_url: str) -> None:
+    """A phone does not scroll sideways, and the chart shows the whole amounts of its axis."""
+    services, user, team = services_of(site.app), "u" * 256, "T" * 64
+    with site.app.app_context():
+        services.accounts.create_team(team)
+        services.accounts.create_key(user, plan=None, default_plan="starter", team=team)
+        spent = begun(started_at=datetime.now(UTC), user=f"user:{user}", team=team)
+        table.write(services.database, [finished(spent, cost_micro_usd=1_234_567_890_000)])
+    page = signed_in(open_page, admin_url)
+    expect(page.locator(".sums")).to_contain_text("$1,234,629.39")
+    labels = page.locator(".chart text[text-anchor=end]")
+    expect(labels.get_by_text("$2,000,000.00")).to_have_count(1)
+    starts = labels.evaluate_all("all => all.map((label) => label.getBBox().x)")
+    assert min(starts) >= 0
+    for path in ("", f"/user?name={user}", f"/team?name={team}", f"?team={team}"):
+        page.goto(f"{admin_url}/admin{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_a_slow_call_is_traced(
     open_page: Opener, site: Site, admin_url: str, width: int, scheme: str

@@ -620,6 +620,13 @@ def test_each_reply_has_its_cost(chat: Page) -> None:
     cost = (replies(chat).locator("small").text_content() or "").rpartition("$")[2]
     assert 0 < float(cost.removeprefix("under ").removeprefix("$")) <= 0.0001
     expect(chat.locator("#spent")).to_have_text(f"This chat has cost under ${cost}.")
+    usage = {"input_tokens": 1, "output_tokens": 1200, "cached_input_tokens": 0}
+    done = {"model": "m", "usage": usage, "finish_reason": "stop", "cost_usd": 0}
+    events = f'event: delta\ndata: {{"text": "A"}}\n\nevent: done\ndata: {json.dumps(done)}\n\n'
+    head = {"Content-Type": "text/event-stream"}
+    chat.route("**/chat", lambda route: route.fulfill(headers=head, body=events))
+    say(chat, "ping")
+    expect(replies(chat).last).to_contain_text("m · 1 token in · 1,200 out · $0")
 
 
 def test_a_long_history_is_cut_and_the_page_says_so(chat: Page, provider: UpstreamServer) -> None:

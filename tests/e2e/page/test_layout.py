@@ -62,6 +62,24 @@ def test_the_buttons_of_a_reply_stay_in_one_line(page: Page, width: int) -> None
     assert copy == again
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_way_to_the_latest_message_covers_no_field(chat: Page, width: int) -> None:
+    """Also above files and their price; and it takes no room."""
+    chat.set_viewport_size({"width": width, "height": 700})
+    say(chat, "hello\n" * 60)
+    latest, log = button(chat, "Latest message"), chat.locator("#log")
+    before = log.bounding_box()
+    log.evaluate("log => log.scrollTo(0, 0)")
+    expect(latest).to_be_visible()
+    assert log.bounding_box() == before
+    attach(chat, ("plan.pdf", "application/pdf", PDF))
+    expect(chat.locator("#estimate")).to_be_visible()
+    inner, outer = latest.bounding_box(), log.bounding_box()
+    assert inner is not None
+    assert outer is not None
+    assert outer["y"] + outer["height"] >= inner["y"] + inner["height"]
+
+
 def test_what_can_be_touched_is_large_enough(
     key: PresentedKey, open_page: Opener, online_url: str, provider: UpstreamServer
 ) -> None:

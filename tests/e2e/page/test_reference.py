@@ -81,6 +81,10 @@ def test_a_request_is_sent_from_the_page(open_page: Opener, url: str) -> None:
     expect(form.locator("h2")).to_have_count(2)  # one message, or a conversation
     page.get_by_label("Search").fill("post CHAT reply")
     expect(page.locator("#operations > details:visible")).to_have_count(1)
+    nothing = page.get_by_text("No address has all these words.")
+    expect(nothing).to_be_hidden()
+    page.get_by_label("Search").fill("post nonsense")
+    expect(nothing).to_be_visible()
     page.reload()
     expect(page.locator('[id="chat.chat.post"]')).to_have_attribute("open", "")
 

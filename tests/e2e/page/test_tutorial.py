@@ -34,9 +34,9 @@ PROJECT = ("chatapp", "ratelimit_ext", "gunicorn.conf.py", "wsgi.py")
 #: Texts on the page of each picture, in the document's order.
 PICTURES = {
     "denials": ("Most denied identities", "30 per 1 minute", "10 used", "4 more like this"),
-    "shadow": ("plan: 6/day", "100 per 1 day is enforced", "21.4%", "bob 3"),
+    "shadow": ("plan: 6/day", "100 per 1 day is enforced", "21.4 %", "bob 3"),
     "simulation": ("instance/policy.toml: 42 admitted, 8,648 denied", "runaway", "$86.49"),
-    "user": ("12 of 20 requests", "60%", "plan: 20/day until"),
+    "user": ("12 of 20 requests", "60 %", "plan: 20/day until"),
 }
 #: A little more than the width at which a document is shown.
 WIDTH = 1000

@@ -17,6 +17,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
@@ -38,9 +39,9 @@ from tests.chatapp.blueprints.management.test_actions import (
     state,
     used,
 )
-from tests.chatapp.blueprints.test_admin import log_in, send
+from tests.chatapp.blueprints.test_admin import admin_with, chatted, log_in, send
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import json_of
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.calls import begun, finished
 
 #: What a team's administrator may, on the team. A new action is not one until it is here, too.
@@ -761,6 +762,31 @@ def test_every_form_that_is_shown_may_be_sent(
         fields = {**dict(chosen), **written, **choices, **dict(hidden), "clears": clears}
         answer = client.post(path, data=fields)
         assert answer.status_code != 403, (path, fields, answer.text.partition("<main>")[2])
+
+
+@pytest.mark.parametrize(("scope", "team"), [("read", "research"), ("read", None), ("keys", None)])
+def test_every_link_that_is_shown_may_be_followed(
+    make_app: AppMaker,
+    uri: str,
+    accounts: Accounts,
+    tmp_path: Path,
+    scope: str,
+    team: str | None,
+) -> None:
+    """By a team's administrator, by an operator who only reads, and by one who cannot read."""
+    policy = POLICY_FILE.read_text().replace('"120/minute"\nburst = 20\n', '"1000/minute"\n', 1)
+    app = make_app(**admin_with(uri, tmp_path, policy))
+    key = accounts.create_key("alice", plan=None, default_plan="starter")
+    assert chatted(app.test_client(), key.text, 11)[-1].status_code == 429
+    services_of(app).limiter._components.recorder.flush()
+    client = signed_in(app, new_key(app, scope, team=team))
+    views = ("", "?user=alice", "/user?name=alice", "/team?name=research")
+    pages = [client.get(f"/admin{view}").text for view in views]
+    assert any("30 per 1 minute" in page for page in pages) == (scope == "read")  # the denial
+    links = {link for page in pages for link in re.findall(r'href="(/admin[^"]*)"', page)}
+    for link in links:
+        assert client.get(unescape(link)).status_code == 200, link
+    assert bool(links) == (scope == "read")
 
 
 def test_the_log_has_the_key_and_not_a_name_that_was_entered(app: Flask) -> None:
