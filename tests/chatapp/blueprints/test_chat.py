@@ -1,8 +1,13 @@
 """POST /chat without a provider's key: the format of the answer."""
 
+import json
+from pathlib import Path
+
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import json_of
+from tests.chatapp.conftest import AppMaker, json_of
+
+README = Path(__file__).resolve().parents[3] / "README.md"
 
 
 def test_the_reply_has_text_model_and_usage(client: FlaskClient) -> None:
@@ -39,3 +44,18 @@ def test_cors_is_off(client: FlaskClient) -> None:
         "/chat", json={"message": "hello"}, headers={"Origin": "https://elsewhere.example"}
     )
     assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_readme_shows_what_a_refused_client_gets(make_app: AppMaker, stopped_clock: None) -> None:
+    """The statuses of its 15 requests, and the answer to the last."""
+    client, readme = make_app().test_client(), README.read_text()
+    body = {"message": "hello", "user_id": "test-user-1"}
+    answers = [client.post("/chat", json=body) for _ in range(15)]
+    assert f"\n{' '.join(str(answer.status_code) for answer in answers)}\n" in readme
+    shown = json.loads(readme.partition("```json\n")[2].partition("```")[0])
+    wait_s = shown.pop("retry_after")
+    assert f"here in {wait_s} seconds" in readme
+    assert 1 < wait_s <= 2
+    answer = json_of(answers[-1])
+    assert 1 < answer.pop("retry_after") <= 2
+    assert answer == shown

@@ -39,7 +39,7 @@ PICTURES = {
     "user": ("12 of 20 requests", "60 %", "plan: 20/day until"),
 }
 #: A little more than the width at which a document is shown.
-WIDTH = 1000
+WIDTH = 1100
 HEIGHT = 780
 #: Where the last part ends that fits.
 BOTTOM = """
