@@ -351,7 +351,7 @@ class _Cell:
                 assert self.gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
             case "spend":
                 dear = "claude-opus-4-1" if self.client.is_anthropic else "gpt-5.4"
-                self._call(marker("normal", tokens="all", input=0), dear)
+                self._call(marker("normal", tokens="all", input=1), dear)
             case "one call":
                 self._call("hello")
 
