@@ -212,6 +212,7 @@ def _add_routes(app: Flask, limiter: Limiter, chosen: settings.Settings) -> None
         from chatapp.blueprints import claude_code, sign_in  # noqa: PLC0415 - loads cryptography
 
         app.register_blueprint(claude_code.bp)
+        app.after_request_funcs[anthropic_api.bp.name].append(claude_code.add_budget)
         app.register_blueprint(sign_in.blueprint(limiter, chosen))
     if not chosen.admin_token:
         errors.install(app, unrouted=unknown_address)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,6 +14,7 @@ from chatapp.web.call_limits import MICRO, MODELS, RemainingLimit, readable_limi
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import ANTHROPIC
+from chatapp.web.formats.anthropic import UNIFIED
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.middleware import forbid_caching
 
@@ -24,6 +24,9 @@ FormatErrors(lambda: ANTHROPIC).install(bp)
 
 #: What Claude Code calls a budget of such a part of the calendar.
 PERIODS: Final = {"day": "daily", "week": "weekly", "month": "monthly"}
+#: By the percent of a budget from which on Claude Code warns; 0 is not one.
+SEVERITIES: Final = {95: "critical", 75: "warning", 0: "normal"}
+ENABLED: Final = {"is_enabled": True, "currency": "USD"}
 #: Micro-dollars.
 CENT: Final = MICRO // 100
 
@@ -54,56 +57,75 @@ def settings() -> Response:
 def usage() -> Response:
     """The fullest of the person's own budgets, in cents; without one, what they have spent."""
     principal, services = _signed_in(), current_request().services
-    own = {f"{USER}{principal.user}", principal.key_id}
-    budgets = [
-        limit
-        for limit in readable_limits(services.limiter)
-        if limit.unit == "usd" and limit.anchor in PERIODS and limit.identity in own
-        if MODELS not in limit.keywords and limit.since is not None
-    ]
-    spent = services.reports.spent_usd(principal.user) if not budgets else {}
-    if spent is None:
-        raise unavailable("ledger_unavailable", "The ledger cannot be read.")
+    budgets = _own_budgets(readable_limits(services.limiter), principal)
     fullest = max(budgets, key=_percent, default=None)
     rows = [
         {
             "kind": "spend",
             "group": PERIODS[str(limit.anchor)],
-            "percent": percent,
-            "resets_at": f"{datetime.fromtimestamp(ends_at, UTC):%Y-%m-%dT%H:%M:%SZ}",
-            "severity": "critical" if percent > 95 else "warning" if percent > 75 else "normal",
+            "percent": _percent(limit),
+            "resets_at": f"{datetime.fromtimestamp(_ends_at(limit), UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "severity": SEVERITIES[_passed(limit)],
             "is_active": limit is fullest,
         }
         for limit in budgets
-        for percent, ends_at in [(_percent(limit), round((limit.since or 0) + limit.period_s))]
     ]
-    return jsonify(limits=rows, extra_usage=_budget(fullest) if fullest else _spent(spent))
+    if fullest is not None:  # called monthly for any period
+        amounts = {"monthly_limit": fullest.amount // CENT, "utilization": _percent(fullest)}
+        amounts["used_credits"] = (fullest.amount - fullest.remaining) // CENT
+        return jsonify(limits=rows, extra_usage={**ENABLED, **amounts})
+    dollars = services.reports.spent_usd(principal.user)
+    if dollars is None:
+        raise unavailable("ledger_unavailable", "The ledger cannot be read.")
+    month, day, week = (
+        {"limit": None, "used_credits": int(dollars[f"{word}_usd"] * 100), "utilization": None}
+        for word in ("month", "today", "week")
+    )
+    month["monthly_limit"] = month.pop("limit")
+    return jsonify(limits=rows, extra_usage={**ENABLED, **month, "daily": day, "weekly": week})
+
+
+def add_budget(response: Response) -> Response:
+    """Add the fullest of the person's own budgets to an answer, for Claude Code's warning."""
+    current = current_request()
+    principal, limits = current.principal, current.services.limiter.current.limits
+    if principal is None or principal.key_name != SIGN_IN or response.status_code != 200:
+        return response
+    budgets = _own_budgets([RemainingLimit(shown, 0.0) for shown in limits], principal)
+    if fullest := max(budgets, key=_percent, default=None):
+        passed, ends_at = _passed(fullest), str(_ends_at(fullest))
+        status = "allowed_warning" if passed else "allowed"
+        facts = {
+            "status": status,
+            "representative-claim": "overage",
+            "reset": ends_at,
+            "overage-status": status,
+            "overage-reset": ends_at,
+            "overage-utilization": f"{min(_percent(fullest), 99) / 100:.2f}",
+            **({"overage-surpassed-threshold": f"{passed / 100}"} if passed else {}),
+        }
+        response.headers.extend({f"{UNIFIED}-{name}": value for name, value in facts.items()})
+    return response
+
+
+def _own_budgets(limits: list[RemainingLimit], principal: Principal) -> list[RemainingLimit]:
+    own = {f"{USER}{principal.user}", principal.key_id}
+    return [
+        limit
+        for limit in limits
+        if limit.unit == "usd" and limit.anchor in PERIODS and limit.identity in own
+        if MODELS not in limit.keywords and limit.since is not None
+    ]
+
+
+def _ends_at(limit: RemainingLimit) -> int:
+    return round((limit.since or 0) + limit.period_s)
 
 
 def _percent(limit: RemainingLimit) -> int:
     return (limit.amount - limit.remaining) * 100 // limit.amount if limit.amount else 100
 
 
-def _budget(limit: RemainingLimit) -> dict[str, object]:
-    """Return an amount, called monthly for any period, and what is used."""
-    return {
-        "is_enabled": True,
-        "currency": "USD",
-        "monthly_limit": limit.amount // CENT,
-        "used_credits": (limit.amount - limit.remaining) // CENT,
-        "utilization": _percent(limit),
-    }
-
-
-def _spent(dollars: Mapping[str, float]) -> dict[str, object]:
-    """Return what was spent this month, today and this week, without a limit."""
-    month, day, week = (int(dollars[f"{word}_usd"] * 100) for word in ("month", "today", "week"))
-    return {
-        "is_enabled": True,
-        "currency": "USD",
-        "monthly_limit": None,
-        "used_credits": month,
-        "utilization": None,
-        "daily": {"limit": None, "used_credits": day, "utilization": None},
-        "weekly": {"limit": None, "used_credits": week, "utilization": None},
-    }
+def _passed(limit: RemainingLimit) -> int:
+    """Return the highest percent of which Claude Code warns and that is passed; 0 without one."""
+    return next((percent for percent in SEVERITIES if _percent(limit) > percent), 0)

@@ -85,12 +85,8 @@ def lower_limit(limit: str) -> Response:
     now = OwnersAmounts().of(owner, name, {limit: lasting}, with_ends=False)[limit]
     most, now = min((usual.with_amount(text).amount, text) for text in (lasting, now))
     if (new := usual.with_amount(amount).amount) > most:
-        raise ApiError(
-            403,
-            "only_lower",
-            f"{limit} is {now}; send less. An operator can raise it.",
-            param="amount",
-        )
+        message = f"{limit} is {now}; send less. An operator can raise it."
+        raise ApiError(403, "only_lower", message, param="amount")
     if new < most:  # the same would outlast the plan's
         amounts.set_amount(owner, name, limit, amount, until=None, reason="", by=_by(key))
     return jsonify(limit=limit, amount=amount)

@@ -21,12 +21,8 @@ def blueprint(metrics: Metrics, token: str) -> Blueprint:
     def scrape() -> Response:
         header = request.headers.get("Authorization", "").encode("utf-8", "surrogatepass")
         if not hmac.compare_digest(header, expected):
-            raise ApiError(
-                401,
-                "invalid_token",
-                'Send CHATAPP_METRICS_TOKEN as "Authorization: Bearer …".',
-                headers=SCHEME,
-            )
+            hint = 'Send CHATAPP_METRICS_TOKEN as "Authorization: Bearer …".'
+            raise ApiError(401, "invalid_token", hint, headers=SCHEME)
         return make_response(metrics.scrape())
 
     return bp

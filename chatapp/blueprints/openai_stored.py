@@ -63,23 +63,10 @@ def _forward(id_: str, object_path: str) -> Response:
         raise ApiError(400, "unsupported_stream", message, param=STREAM)
     answer = forwarded.own_answers([id_]).get(id_)
     if answer is None:
-        raise ApiError(
-            404,
-            "response_not_found",
-            f"Response with id {id_[: forwarded.SHOWN_CHARACTERS]!r} not found.",
-            param="response_id",
-        )
-    return raw_response(
-        current_services().router.fetch(
-            answer.provider,
-            RawRequest(
-                raw=b"",
-                fields={},
-                query=query,
-                path=PATH,
-                object_path=object_path,
-                method="GET" if request.method == "HEAD" else request.method,
-                key=answer.key,
-            ),
-        )
+        message = f"Response with id {id_[: forwarded.SHOWN_CHARACTERS]!r} not found."
+        raise ApiError(404, "response_not_found", message, param="response_id")
+    method = "GET" if request.method == "HEAD" else request.method
+    sent = RawRequest(
+        b"", {}, query=query, path=PATH, object_path=object_path, method=method, key=answer.key
     )
+    return raw_response(current_services().router.fetch(answer.provider, sent))

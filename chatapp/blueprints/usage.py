@@ -100,9 +100,8 @@ def call(id_: str) -> Response:
         row = current.services.reports.call(id_, user=current.user)
     except (SQLAlchemyError, OSError) as error:
         log.error("The ledger cannot be read: %s", error)
-        raise ApiError(
-            503, "ledger_unavailable", "The ledger cannot be read at the moment. Try again."
-        ) from error
+        cause = "The ledger cannot be read at the moment. Try again."
+        raise ApiError(503, "ledger_unavailable", cause) from error
     if row is None:
         raise ApiError(
             404, "unknown_call", "You made no call with this id, or it is not in the ledger yet."

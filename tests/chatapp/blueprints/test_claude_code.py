@@ -24,8 +24,12 @@ from chatapp.services import services_of
 from ratelimit_ext import StorageUnavailable
 from tests.chatapp.conftest import NO_LIMITS, AppMaker, json_of
 from tests.chatapp.identity_provider import IdentityProvider
+from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
 
 ALICE = "alice@example.com"
+UNIFIED = "anthropic-ratelimit-unified-"
+#: Of claude-haiku-4-5.
+OUTPUT_USD = 5e-6
 POLICY = {"permissions": {"deny": ["WebFetch", "É"]}, "model": "claude-sonnet-4-6"}
 
 
@@ -185,7 +189,7 @@ def test_a_later_mistake_keeps_the_last_valid_file(
         started("")
 
 
-def used(client: FlaskClient) -> Any:
+def used_by(client: FlaskClient) -> Any:
     answer = client.get("/api/oauth/usage")
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
     return json_of(answer)
@@ -193,13 +197,13 @@ def used(client: FlaskClient) -> Any:
 
 def test_usage_is_the_fullest_budget_of_the_person(client: FlaskClient, app: Flask) -> None:
     """The month's, once an operator has lowered it; its rows have their ends to the second."""
-    before = used(client)
+    before = used_by(client)
     assert [row["group"] for row in before["limits"]] == ["daily", "monthly"]
     assert [row["is_active"] for row in before["limits"]] == [True, False]
     limits = {each["name"]: each for each in json_of(client.get("/usage"))["limits"]}
     assert before["extra_usage"]["monthly_limit"] == limits["usd-day"]["limit"] * 100
     services_of(app).accounts.set_amount("user", ALICE, "usd-month", "0 usd/month")
-    after = used(signed_in(app, ALICE))
+    after = used_by(signed_in(app, ALICE))
     assert after["extra_usage"] == {
         "is_enabled": True,
         "currency": "USD",
@@ -215,6 +219,71 @@ def test_usage_is_the_fullest_budget_of_the_person(client: FlaskClient, app: Fla
     assert 0 < (ends - now).days + 1 <= 31
 
 
+def standing(answer: TestResponse) -> dict[str, str]:
+    """What Claude Code reads of an answer about a budget, without the names' beginning."""
+    headers = answer.headers.items()
+    return {name.removeprefix(UNIFIED): value for name, value in headers if UNIFIED in name}
+
+
+def say_hi(client: FlaskClient, path: str = "/v1/messages", **headers: str) -> TestResponse:
+    messages = [{"role": "user", "content": "hi"}]
+    body = {"model": "claude-haiku-4-5", "max_tokens": 1, "messages": messages}
+    return client.post(path, json=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("used", "status", "passed"),
+    [
+        (0.5, "allowed", {}),
+        (0.75, "allowed", {}),
+        (0.77, "allowed_warning", {"overage-surpassed-threshold": "0.75"}),
+        (0.97, "allowed_warning", {"overage-surpassed-threshold": "0.95"}),
+    ],
+)
+def test_an_answer_has_the_fullest_budget_of_the_person(
+    provider: UpstreamServer, app: Flask, used: float, status: str, passed: dict[str, str]
+) -> None:
+    """As its share, its end and the threshold that it passes, all as in the usage."""
+    services_of(app).accounts.set_amount("user", ALICE, "usd-day", "1 usd/day")
+    client = signed_in(app, ALICE)
+    usage = {"input_tokens": 1, "output_tokens": round(used / OUTPUT_USD)}
+    provider.script(Answer(200, {**anthropic_body(), "usage": usage}))
+    assert say_hi(client).status_code == 200
+    shown = standing(say_hi(client))
+    (row,) = [row for row in used_by(client)["limits"] if row["is_active"]]
+    ends = datetime.fromisoformat(row["resets_at"])
+    assert shown == {
+        "status": status,
+        "reset": f"{ends.timestamp():.0f}",
+        "representative-claim": "overage",
+        "overage-status": status,
+        "overage-reset": f"{ends.timestamp():.0f}",
+        "overage-utilization": f"{row['percent'] / 100:.2f}",
+        **passed,
+    }
+    assert row["percent"] == round(used * 100)
+
+
+def test_only_an_answer_to_a_call_after_a_sign_in_has_a_budget(
+    provider: UpstreamServer, app: Flask, accounts: Accounts
+) -> None:
+    """Not that to another key, a count of tokens, or an error; a refusal has its own headers."""
+    key = accounts.create_key(ALICE, plan=None, default_plan="starter").text
+    client = signed_in(app, ALICE)
+    answers = [
+        say_hi(app.test_client(), **{"x-api-key": key}),
+        say_hi(client, "/v1/messages/count_tokens"),
+    ]
+    provider.script(Answer(400, {}))
+    answers.append(say_hi(client))
+    assert [each.status_code for each in answers] == [200, 200, 400]
+    assert [standing(each) for each in answers] == [{}, {}, {}]
+    services_of(app).accounts.set_amount("user", ALICE, "usd-day", "0 usd/day")
+    refusal = say_hi(signed_in(app, ALICE))
+    names = {"status", "overage-disabled-reason"}  # 0 never resets
+    assert (refusal.status_code, standing(refusal).keys()) == (429, names)
+
+
 def test_usage_without_a_budget_is_what_was_spent(
     make_app: AppMaker, configured: dict[str, str], app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +293,7 @@ def test_usage_without_a_budget_is_what_was_spent(
     reports = services_of(bare).reports
     spent = {"today_usd": 0.5, "week_usd": 1.25, "month_usd": 12.349}
     monkeypatch.setattr(reports, "spent_usd", lambda _: spent)
-    shown = used(signed_in(bare, ALICE))
+    shown = used_by(signed_in(bare, ALICE))
     assert shown["limits"] == []
     assert shown["extra_usage"] == {
         "is_enabled": True,

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -18,13 +19,25 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from flask import Response, request
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.identity_provider import IdentityProvider, running
 from tests.chatapp.served import serving
-from tests.chatapp.upstream_server import UpstreamServer
+from tests.chatapp.upstream_server import (
+    ANTHROPIC_USAGE,
+    Answer,
+    AnthropicProtocol,
+    Call,
+    Reply,
+    Stream,
+    ToolCall,
+    UpstreamServer,
+    named,
+    success,
+)
 from tests.e2e.clients.client_matrix import CLIENTS, variables
-from tests.servers import free_port
+from tests.servers import eventually, free_port
 
 pytestmark = [
     pytest.mark.sdk_matrix,
@@ -38,6 +51,15 @@ pytestmark = [
 ALICE = "alice@example.com"
 TIMEOUT_S = 120
 MANAGED = {"model": "claude-sonnet-4-6", "permissions": {"deny": ["WebFetch", "Ä"]}}
+#: The recipe of docs/gateway/accounts.md, and what it replaces.
+AT_ONCE = 'name = "at-once"\nlimit = "16 in flight"\nkey = "user"\n'
+RECIPE = AT_ONCE + 'wait = "30 seconds"\nkeep = { interactive = 2 }\npriority = "request_class"\n'
+SUBAGENTS, FAN_OUT, JOB = 20, "start all subagents", "do the job of a subagent"
+TASK = json.dumps({"description": "a job", "prompt": JOB, "subagent_type": "general-purpose"})
+TOOL_USE = {"type": "tool_use", "name": "Agent", "input": {}}
+#: In a line of its output.
+INFO = "rate_limit_info"
+OUTPUT_USD = 15e-6
 #: Paths and statuses of what the client has asked.
 ANSWERS: list[tuple[str, int]] = []
 
@@ -59,7 +81,7 @@ class ClaudeCode:
     def credentials(self) -> Path:
         return self.home / ".claude" / ".credentials.json"
 
-    def run(self, *words: str) -> str:
+    def run(self, *words: str, check: bool = True) -> str:
         return subprocess.run(
             [self.command, *words],
             cwd=self.home,
@@ -67,7 +89,7 @@ class ClaudeCode:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            check=True,
+            check=check,
             timeout=TIMEOUT_S,
         ).stdout
 
@@ -135,13 +157,19 @@ def claude(
     idp: IdentityProvider,
     accounts: Accounts,
     tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> Iterator[ClaudeCode]:
+    """With the packaged policy, in which a parameter replaces AT_ONCE."""
     port = free_port()
     idp.callback = f"http://127.0.0.1:{port}/oauth/callback"
     accounts.create_team("research")
     managed = tmp_path / "managed.json"
     managed.write_text(json.dumps({"pro/research": MANAGED}))
-    app = make_app(**idp.settings, CHATAPP_MANAGED_SETTINGS_FILE=str(managed))
+    text = POLICY_FILE.read_text()
+    assert AT_ONCE in text
+    file = policy_file(tmp_path, text.replace(AT_ONCE, getattr(request, "param", AT_ONCE)))
+    config = {"CHATAPP_MANAGED_SETTINGS_FILE": str(managed), "RATELIMIT_POLICY_FILE": file}
+    app = make_app(**idp.settings, **config)
     app.after_request(note)
     with serving(app, port=port) as url:
         (tmp_path / "home").mkdir()
@@ -199,3 +227,83 @@ def test_claude_code_with_a_key_asks_for_neither(claude: ClaudeCode, accounts: A
     claude.run("-p", "say hi")
     assert "Spend limit" not in claude.run("-p", "/usage")
     assert {path for path, _ in ANSWERS} <= {"/", "/v1/messages", "/v1/messages/count_tokens"}
+
+
+def test_claude_code_warns_of_a_budget_and_shows_that_it_is_spent(
+    claude: ClaudeCode, provider: UpstreamServer, accounts: Accounts
+) -> None:
+    """In its own words: with the share that is used, and then with the sentence of this server."""
+    claude.sign_in()
+    accounts.set_amount("user", ALICE, "usd-day", "1 usd/day")
+    provider.script(*map(costly, (0.8, 0.2)))
+    said = [claude.run("-p", "say hi", "--output-format", "stream-json", "--verbose") for _ in "12"]
+    infos = [e["rate_limit_info"] for e in map(json.loads, said[1].splitlines()) if INFO in e]
+    assert [each["status"] for each in infos] == ["allowed_warning"], said
+    assert infos[0]["rateLimitType"] == "overage"
+    assert infos[0]["surpassedThreshold"] in {0.75, 0.95}
+    assert infos[0]["resetsAt"] % 86_400 == 0
+    shown = claude.run("-p", "say hi", check=False)
+    assert re.match(r"spend limit reached · resets .*m \(UTC\) · Your own limit of \$1\.00", shown)
+
+
+def costly(dollars: float) -> Stream:
+    """An answer of MANAGED's model."""
+    usage = {"input_tokens": 1, "output_tokens": round(dollars / OUTPUT_USD)}
+    message = AnthropicProtocol(Reply(model=MANAGED["model"], usage=usage))
+    return Stream([*message.start(), message.delta("text", "pong"), *message.end()])
+
+
+@pytest.mark.parametrize("claude", [AT_ONCE, RECIPE], indirect=True, ids=["packaged", "recipe"])
+def test_a_person_beside_twenty_subagents(
+    claude: ClaudeCode, provider: UpstreamServer, request: pytest.FixtureRequest
+) -> None:
+    """All have a call in flight or wait for one. By the recipe, the person's next call goes to the
+    provider at once; without it, after some of theirs."""
+    has_recipe = "recipe" in request.node.name
+    gate, jobs = threading.Event(), list[Call]()
+
+    def answer(call: Call) -> Answer | Stream:
+        text = json.dumps(call.body["messages"])
+        if FAN_OUT in text and "tool_result" not in text:
+            return fan_out()
+        if JOB in text and FAN_OUT not in text:
+            jobs.append(call)
+            gate.wait(TIMEOUT_S)
+        return success(call.path, call.body)
+
+    provider.answer = answer  # type: ignore[method-assign, assignment]
+    claude.sign_in()
+    ANSWERS.clear()
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            team = pool.submit(claude.run, "-p", FAN_OUT, "--permission-mode", "acceptEdits")
+            eventually(lambda: len(jobs) == (14 if has_recipe else 16), within_s=60)
+            person = pool.submit(claude.run, "-p", "say hi")
+            if has_recipe:
+                assert "pong" in person.result()
+            else:
+                eventually(lambda: ANSWERS.count(("/v1/messages", 429)) > SUBAGENTS, within_s=60)
+                assert not person.done()
+            assert len(jobs) < SUBAGENTS
+        finally:
+            gate.set()
+        assert "pong" in person.result()
+        assert "pong" in team.result()
+    assert len(jobs) == SUBAGENTS
+
+
+def fan_out() -> Stream:
+    """The model starts all subagents in one answer."""
+    message = AnthropicProtocol(
+        Reply(model=MANAGED["model"], usage=ANTHROPIC_USAGE, tool=ToolCall("Agent", {}))
+    )
+    blocks = [
+        named(f"content_block_{kind}", index=number, **{key: value})
+        for number in range(SUBAGENTS)
+        for kind, key, value in (
+            ("start", "content_block", {**TOOL_USE, "id": f"toolu_{number}"}),
+            ("delta", "delta", {"type": "input_json_delta", "partial_json": TASK}),
+            ("stop", "ignored", None),
+        )
+    ]
+    return Stream([message.start()[0], *blocks, *message.end()[1:]])
