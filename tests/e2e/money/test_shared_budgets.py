@@ -17,7 +17,8 @@ import pytest
 
 from chatapp.accounts.people import HEADERS, People
 from chatapp.services import services_of
-from tests.e2e.money.billed_gateway import MICRO, Gateway, roomy_policy, threaded
+from tests.chatapp.upstream_server import ANTHROPIC_PATH
+from tests.e2e.money.billed_gateway import MICRO, Gateway, deployed, roomy_policy, threaded
 from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually
 
@@ -162,6 +163,35 @@ def test_callers_at_once_share_what_a_budget_has_left(
     assert counts["200"] >= 8, counts
     assert amount * 0.5 < billed <= amount + one_call, counts
     assert one_call <= amount
+
+
+def test_a_hundred_streams_share_one_dollar(
+    provider: BillingProvider, tmp_path: Path, figures: Figures
+) -> None:
+    """Of one key, at two workers, each of which may cost 0.04 USD: until the dollar is spent, but
+    for less than a call. The ledger is the bill."""
+    body = {"model": "claude-haiku-4-5", "max_tokens": 8_000, "stream": True}
+    body["messages"] = [{"role": "user", "content": marker("normal", tokens="all", wait_ms=500)}]
+    with deployed(provider, tmp_path, workers=2, GUNICORN_THREADS="64") as gateway:
+        limit = "key-usd-day=1 usd/day"
+        words = ["chat", "keys", "set", gateway.key("agent"), "--limit", limit]
+        assert gateway.app.test_cli_runner().invoke(args=words).exit_code == 0
+
+        def stream(_: int) -> int:
+            with closing(gateway.begin("agent", ANTHROPIC_PATH, body)) as connection:
+                response = connection.getresponse()
+                assert (b"message_stop" in response.read()) == (response.status == 200)
+                return response.status
+
+        with ThreadPoolExecutor(100) as pool:
+            statuses = Counter(status for _ in range(3) for status in pool.map(stream, range(100)))
+        gateway.settle("agent")
+        ledger = sum(row["cost_micro_usd"] for row in gateway.rows("agent"))
+    billed, one_call = billed_usd(gateway)
+    figures("100 streams on 1 USD", billed, one_call)
+    assert {200, 429} <= statuses.keys() <= {200, 429, 503}, statuses  # 503: no thread is free
+    assert 1 - one_call < billed <= 1
+    assert 0 <= ledger - billed * MICRO <= statuses[200]
 
 
 @pytest.mark.parametrize("budget", ["key", "team"])

@@ -1,7 +1,9 @@
 """The class of a call is handed on to upstreams: in a field, a header, or as a service tier."""
 
 import json
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +22,8 @@ from tests.chatapp.catalogue.test_changes import loaded
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
+from tests.chatapp.upstream_server import Answer, Call, UpstreamServer, openai_body
+from tests.servers import eventually
 
 AGENT, CLASS = "X-Claude-Code-Agent-Id", "X-Claude-Code-Request-Class"
 SUBAGENT = {AGENT: "a7"}
@@ -57,6 +60,16 @@ class Office:
         **more: Any,
     ) -> Any:
         """What the upstream gets of a call."""
+        self.post(caller, headers, path, **more)
+        return self._provider.calls[-1]
+
+    def post(
+        self,
+        caller: str,
+        headers: Mapping[str, str],
+        path: str = "/v1/chat/completions",
+        **more: Any,
+    ) -> None:
         body = {k: v for k, v in {**BODY, **more}.items() if v is not None}
         headers = {"x-api-key": self._keys[caller].text, **headers}
         answer = self._client.post(
@@ -64,7 +77,6 @@ class Office:
         )
         assert answer.status_code == 200, answer.text
         answer.get_data()
-        return self._provider.calls[-1]
 
 
 @pytest.fixture
@@ -126,6 +138,58 @@ def test_in_a_field(
             gpu.sent(caller, headers, "/chat", message="hi", messages=None).body["priority"]
             == shown
         )
+
+
+class PriorityQueue:
+    """A model server that runs one call at a time, of those in line the one with the lowest
+    `priority`, else the first: as vLLM does. ``line`` has what waits, ``run`` what has run."""
+
+    def __init__(self) -> None:
+        self.line: list[tuple[int, int]] = []
+        self.run: list[str] = []
+        self.gate = threading.Event()
+        self._turn = threading.Condition()
+
+    def answer(self, call: Call) -> Answer:
+        turn = (int(call.body.get("priority", 0)), len(self.line) + len(self.run))  # type: ignore[call-overload]
+        with self._turn:
+            self.line.append(turn)
+            self._turn.wait_for(lambda: self.gate.is_set() and min(self.line) == turn)
+            self.line.remove(turn)
+            self.run.append(call.body["messages"][0]["content"])  # type: ignore[index]
+            self._turn.notify_all()
+        return Answer(200, openai_body())
+
+    def open(self) -> None:
+        with self._turn:
+            self.gate.set()
+            self._turn.notify_all()
+
+
+@pytest.mark.parametrize(("classes", "place"), [(VLLM, 0), ("", 6)])
+def test_a_server_with_a_queue_runs_the_person_before_their_subagents(
+    make_app: AppMaker,
+    accounts: Accounts,
+    provider: UpstreamServer,
+    tmp_path: Path,
+    classes: str,
+    place: int,
+) -> None:
+    """Whose calls came before. Without the table it is in the order of arrival."""
+    queue = PriorityQueue()
+    provider.answer = queue.answer  # type: ignore[method-assign, assignment]
+    gpu = office(make_app, accounts, provider, tmp_path, classes)
+
+    def say(who: str, headers: Mapping[str, str]) -> None:
+        gpu.post("ada", headers, messages=[{"role": "user", "content": who}])
+
+    with ThreadPoolExecutor(7) as pool:
+        for number, (who, headers) in enumerate([("agent", SUBAGENT)] * 6 + [("person", {})], 1):
+            pool.submit(say, who, headers)
+            eventually(lambda number=number: len(queue.line) == number)  # type: ignore[misc]
+        queue.open()
+    assert queue.run.index("person") == place
+    assert len(queue.run) == 7
 
 
 def test_of_the_plan(
