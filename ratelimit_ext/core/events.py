@@ -104,8 +104,8 @@ class StorageEvent(NamedTuple):
 
 class WaitEvent(NamedTuple):
     """A request was denied by a limit with ``wait``: it has ``started`` after so many ``seconds``,
-    its client has ``left``, it was too ``late`` for a slot, another limit has ``denied`` it when
-    its turn had come, or it was ``refused`` at once."""
+    its client has ``left``, it was too ``late`` for a slot or lost its place to another, another
+    limit has ``denied`` it when its turn had come, or it was ``refused`` at once."""
 
     limit: Limit
     outcome: WaitOutcome

@@ -39,17 +39,16 @@ class WakeUps:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def waiting(self, hold_id: int, client: Any) -> Iterator[threading.Event]:
-        """Give an event that is set when it may be the turn of this ticket. ``client`` is that of
-        the server, or ``None`` in memory."""
-        woken = threading.Event()
+    def waiting(self, hold_id: int, client: Any, woken: threading.Event) -> Iterator[None]:
+        """Set the event when it may be the turn of this ticket. ``client`` is that of the server,
+        or ``None`` in memory."""
         with self._lock:
             self._waiting[hold_id] = woken
             thread = self._threads.get(id(client))
             if client is not None and not (thread and thread.is_alive()):
                 self._threads[id(client)] = start_thread("turns", self._listen, client)
         try:
-            yield woken
+            yield
         finally:
             with self._lock:
                 del self._waiting[hold_id]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from operator import attrgetter
-from threading import BoundedSemaphore
 from typing import Any
 
 from ratelimit_ext.core.decision import Verdict
@@ -15,6 +14,7 @@ from ratelimit_ext.web.hooks import RequestHooks
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.reservation import Reservation, one_per_verdict
+from ratelimit_ext.web.request.waiting_room import Places
 
 
 class LimitedRequest:
@@ -78,7 +78,7 @@ class LimitedRequest:
         return self._state.reservation or self._hooks.reservation_in(self._context)
 
     @property
-    def places(self) -> BoundedSemaphore:
+    def places(self) -> Places:
         """The places of requests of this process that wait: take one to let its thread wait."""
         return self._hooks.components.admission.waiting_room.places
 

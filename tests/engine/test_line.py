@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -313,7 +314,7 @@ def test_the_words_of_a_limit_do_not_change() -> None:
 
 def test_a_forked_child_has_no_one_in_line() -> None:
     """Its thread would listen for them for ever, and a lock that the parent held stay closed."""
-    with wake_ups.waiting(1, None), wake_ups._lock:
+    with wake_ups.waiting(1, None, threading.Event()), wake_ups._lock:
         child = os.fork()
         if child == 0:
             os._exit(len(wake_ups._waiting) + wake_ups._lock.locked())

@@ -24,7 +24,7 @@ from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
 from ratelimit_ext.web.request.request_state import RequestState
-from ratelimit_ext.web.request.waiting_room import WaitingRoom
+from ratelimit_ext.web.request.waiting_room import Places, WaitingRoom
 from tests.servers import Server, eventually
 from tests.web.calls import remaining, statuses
 from tests.web.conftest import Clock, Maker, Night
@@ -290,12 +290,13 @@ def room(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Ev
         return seconds < 5
 
     def turn(script: Script, state: RequestState, denied: Decision) -> list[Event]:
-        places, events, found = threading.BoundedSemaphore(1), Events(), list[Event]()
+        places, events, found = Places(1), Events(), list[Event]()
         events.add(found.append)
         room = WaitingRoom(places, None, script, events, 60)  # type: ignore[arg-type]
         charges = [verdict.charge for verdict in denied.verdicts]
         room.turn(state, script.decide, charges, (denied, "storage", Hold(7, 60_000_000)))  # type: ignore[arg-type]
         assert places.acquire(blocking=False)
+        assert not places.seats
         assert not script.answers
         return found
 
@@ -367,6 +368,64 @@ def test_only_so_many_threads_wait(make: Maker, night: Night) -> None:
     paced(app, limiter)
     answers = night.together(app, "/", 14)
     assert [each.status_code for each in answers] == [200] * 12 + [429] * 2
+
+
+@pytest.mark.parametrize("by", ["fair", "priority"])
+def test_many_who_wait_leave_places_to_others(make: Maker, uri: str, by: str) -> None:
+    """Of two places, the last one in line of the member or class that has both gives up its own."""
+    app, limiter = make(storage_uri=uri, config={"RATELIMIT_WAITING_MAX": 2})
+    words: dict[str, Any] = {by: lambda: request.headers["X-User"], "wait": "60 seconds"}
+    if by == "priority":
+        words["keep"] = {"few": 0, "many": 0}
+    go_on, begun, ended = threading.Event(), list[str](), list[tuple[str, int]]()
+
+    @app.get("/")
+    @limiter.limit("1 in flight", name="slots", **words)
+    def view() -> str:
+        begun.append(request.headers["X-User"])
+        assert go_on.wait(60)
+        return "ok"
+
+    with app.test_request_context():
+        seats = limiter.current.places.seats
+
+    def call(user: str) -> None:
+        answer = app.test_client().get("/", headers={"X-User": user})
+        ended.append((user, answer.status_code))
+
+    def begin(user: str, waiting: int, refused: int) -> threading.Thread:
+        thread = threading.Thread(target=call, args=[user])
+        thread.start()
+        eventually(lambda: begun and (len(seats), len(ended)) == (waiting, refused))
+        return thread
+
+    threads = [begin("many", 0, 0), begin("many", 1, 0), begin("many", 2, 0)]
+    threads += [begin("many", 2, 1), begin("few", 2, 2), begin("few", 2, 3)]
+    assert ended == [("many", 429), ("many", 429), ("few", 429)]
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert begun[0] == "many"
+    assert sorted(begun[1:]) == ["few", "many"]
+    assert sorted(ended[3:]) == [("few", 200), ("many", 200), ("many", 200)]
+
+
+def test_a_flow_never_loses_a_place_to_one_that_has_as_many() -> None:
+    """Also if others hold places without waiting in line."""
+    places = Places(4)
+    assert places.acquire(blocking=False)
+    assert [places.take(flow) is not None for flow in "aaab"] == [True, True, True, True]
+    assert [*places.seats.values()] == ["a", "a", "b"]
+    assert places.take("b") is None
+    assert places.take("a") is None
+    first, last, other = places.seats
+    lost = places.take("c")
+    assert lost is not None
+    assert (first.is_set(), last.is_set(), other.is_set()) == (False, True, False)
+    for seat in (first, last, other, lost):
+        places.leave(seat)
+    places.release()
+    assert [places.acquire(blocking=False) for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_limits_on_denials_do_not_count_a_wait(make: Maker, uri: str, night: Night) -> None:

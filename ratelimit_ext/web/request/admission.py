@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from threading import BoundedSemaphore
 from typing import Final, TypeAlias
 
 import flask
@@ -43,7 +42,7 @@ from ratelimit_ext.web.request.charges import Charges
 from ratelimit_ext.web.request.refusals import AdmissionOutcome, Denial, IsFinal, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver, RouteLimits
-from ratelimit_ext.web.request.waiting_room import WaitingRoom
+from ratelimit_ext.web.request.waiting_room import Places, WaitingRoom
 from ratelimit_ext.web.storage import Engines
 
 _NO_LIMITS: Final = RouteLimits()
@@ -69,7 +68,7 @@ class Admission:
     def __post_init__(self) -> None:
         settings = self.settings
         self.waiting_room = WaitingRoom(
-            BoundedSemaphore(settings.most_waiting),
+            Places(settings.most_waiting),
             self.engines.shared_client,
             settlements=self.settlements,
             events=self.events,
@@ -152,27 +151,28 @@ class Admission:
 
     def decide_again(self, endpoint: str, charges: Sequence[BoundCharge]) -> Records | None:
         """Decide another attempt of an admitted request; ``None``: it is admitted undecided."""
-        began = time.perf_counter()
         try:
-            records = self.decided(charges)
-            if self.events.listeners:
-                outcome = records if records.decision.admitted else self._refusals.denial(records)
-                self._emit(endpoint, outcome, began, again=True)
+            outcome = self._outcome(endpoint, charges, again=True)
         except Exception:
             self.logger.exception("Another attempt could not be decided, and is admitted")
             return None
-        return records
+        return outcome.records if isinstance(outcome, Denial) else outcome
 
     def admit_outside(self, charges: Sequence[BoundCharge]) -> Records:
         """Decide what is charged without a request. Raises the refusal."""
-        began = time.perf_counter()
-        records = self.decided(charges)
-        outcome = records if records.decision.admitted else self._refusals.denial(records)
-        if self.events.listeners:
-            self._emit("", outcome, began)
+        outcome = self._outcome("", charges)
         if isinstance(outcome, Denial):
             raise outcome.error
-        return records
+        return outcome
+
+    def _outcome(
+        self, endpoint: str, charges: Sequence[BoundCharge], *, again: bool = False
+    ) -> Records | Denial:
+        began, records = time.perf_counter(), self.decided(charges)
+        outcome = records if records.decision.admitted else self._refusals.denial(records)
+        if self.events.listeners:
+            self._emit(endpoint, outcome, began, again=again)
+        return outcome
 
     def decided(self, charges: Sequence[BoundCharge], *, take: bool = True) -> Records:
         """Decide charges by the storage; without it if it fails."""
@@ -355,10 +355,11 @@ class Admission:
         fallback = self.settings.in_memory_fallback
         if fallback and engine is self.engines.outage:
             return self.resolver.limits_of(route, fallback) if charged is None else _NO_LIMITS
-        if definitions is not None:
-            limits = self.resolver.limits_of(route, definitions)
-        else:
-            limits = self.resolver.limits(route)
+        limits = (
+            self.resolver.limits(route)
+            if definitions is None
+            else self.resolver.limits_of(route, definitions)
+        )
         if limits.invalid and not all(d.exempt_when and d.exempt_when() for d in limits.invalid):
             raise LimitUnavailable
         return limits

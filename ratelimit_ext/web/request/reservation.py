@@ -13,8 +13,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from itertools import compress
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import flask
 
@@ -108,21 +109,11 @@ def _log_warning(text: str, *values: str) -> None:
     logger.warning(text, *values)
 
 
-class _Reported(NamedTuple):
-    """What was used of a provider's quota at an instant of the monotonic clock."""
-
-    engine: Engine
-    charge: Charge
-    amount: int
-    used: int
-    period_us: int
-    as_of: float
-
-    def by_now(self) -> Change:
-        """Return the report as of now: what was used has been refilling evenly since."""
-        elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
-        refilled = elapsed_us * self.amount // self.period_us
-        return quota_report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
+def _by_now(charge: Charge, amount: int, used: int, period_us: int, as_of: float) -> Change:
+    """Return the report of a provider's quota as of now: what was used at that instant of the
+    monotonic clock has been refilling evenly since."""
+    refilled = int((time.monotonic() - as_of) * MICRO) * amount // period_us
+    return quota_report(charge, amount, max(0, used - refilled), period_us)
 
 
 class Reservation:
@@ -151,7 +142,7 @@ class Reservation:
         self._corrections: list[Addressed] = []  # due before the call is over
         self._actual: dict[str, int] = {}
         self._so_far: dict[str, int] = {}  # as of the last renewal
-        self._reported: dict[str, _Reported] = {}
+        self._reported: dict[str, tuple[Engine, Callable[[], Change]]] = {}
         self._cancelled = self._unseen = False
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
@@ -209,9 +200,8 @@ class Reservation:
             limit = record.bound.limit
             if "report" in limit.traits.changes and limit.unit == unit:
                 is_known, charge = True, record.verdict.charge
-                self._reported[charge.key] = _Reported(
-                    record.engine, charge, amount, used, period_s * MICRO, since
-                )
+                report = partial(_by_now, charge, amount, used, period_s * MICRO, since)
+                self._reported[charge.key] = record.engine, report
         if not is_known:
             self._names.check_unit(unit, "reservation.report")
 
@@ -257,12 +247,9 @@ class Reservation:
         self._renewed_at = time.monotonic()
         self._so_far |= costs_by_unit(tokens, input_tokens, output_tokens, usd)
         renewals: list[Addressed] = [
-            (
-                record.engine,
-                Change.renew(record.verdict, record.hold, self._spent(record, is_first=is_first)),
-            )
-            for record, is_first in _charges(self._records)
-            if record.bound.limit.held and record.verdict.receipt is not None
+            (r.engine, Change.renew(r.verdict, r.hold, self._spent(r, is_first=is_first)))
+            for r, is_first in _charges(self._records)
+            if r.bound.limit.held and r.verdict.receipt is not None
         ]
         self._send(renewals + self._reports())
 
@@ -389,7 +376,7 @@ class Reservation:
 
     def _reports(self) -> list[Addressed]:
         reported, self._reported = self._reported, {}
-        return [(report.engine, report.by_now()) for report in reported.values()]
+        return [(engine, report()) for engine, report in reported.values()]
 
     def _send(self, changes: Iterable[Addressed]) -> None:
         by_engine: dict[Engine, list[Change]] = {}

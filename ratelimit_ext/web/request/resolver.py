@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from itertools import compress
+from itertools import chain, compress
 from typing import Any, Final
 
 import flask
@@ -117,6 +117,11 @@ class RouteLimits:
         limits = [b for b in self.limits if id(b.runtime.exempt_when) not in left_out]
         return RouteLimits((), tuple(limits), is_kept=True)
 
+    def changed(self, to: Callable[..., tuple[BoundLimit, ...]], *, is_kept: bool) -> RouteLimits:
+        """Return the same with other limits."""
+        shared = tuple((id_, to(limits)) for id_, limits in self.shared)
+        return RouteLimits(shared, to(self.unshared), self.metas, self.invalid, is_kept)
+
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""
         shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
@@ -177,11 +182,8 @@ class Resolver:
             if len(self._routes) >= MOST_ROUTES:
                 self._routes.clear()
             compiled = self._routes[route] = self._questions(route)
-        answers = (
-            tuple([self._answer(question, route) for question in compiled.questions])
-            if compiled.questions
-            else ()
-        )
+        asked = compiled.questions
+        answers = tuple([self._answer(question, route) for question in asked]) if asked else ()
         on_route = compiled.variants.get(answers)
         if on_route is None:
             if len(compiled.variants) >= MOST_VARIANTS:
@@ -394,13 +396,7 @@ class Resolver:
                     applied.append(bound)
             return tuple(applied)
 
-        changed = RouteLimits(
-            tuple((id_, applying(limits)) for id_, limits in base.shared),
-            applying(base.unshared),
-            base.metas,
-            base.invalid,
-            is_kept=True,
-        )
+        changed = base.changed(applying, is_kept=True)
         if len(compiled.with_amounts) >= MOST_VARIANTS:
             compiled.with_amounts.clear()
         compiled.with_amounts[key] = base, changed
@@ -447,12 +443,7 @@ class Resolver:
             scope = bound.runtime.scope_for(route.endpoint, route.method)
             return replace(bound, scope=scope, bucket_prefix=self.naming.prefix(bound.limit, scope))
 
-        return RouteLimits(
-            tuple((id_, tuple(map(scoped, limits))) for id_, limits in base.shared),
-            tuple(map(scoped, base.unshared)),
-            base.metas,
-            base.invalid,
-        )
+        return base.changed(lambda limits: tuple(map(scoped, limits)), is_kept=False)
 
 
 class _Binder:
@@ -509,12 +500,8 @@ class _Binder:
 
     def _denying(self) -> tuple[Limit, ...]:
         """Return the invalid definitions that apply to the method, without shadows."""
-        return tuple(
-            definition
-            for definition in self._invalid
-            if applies_to(definition, self._route.method)
-            and getattr(definition, "mode", "") != "shadow"
-        )
+        applying = [d for d in self._invalid if applies_to(d, self._route.method)]
+        return tuple(d for d in applying if getattr(d, "mode", "") != "shadow")
 
     def _limits(self, definition: Limit) -> tuple[BoundLimit, ...]:
         """Return the bound limits of a definition; none if it is invalid, which is logged."""
@@ -523,13 +510,8 @@ class _Binder:
             answer = self._answers.get(id(definition))
             try:
                 runtimes = _runtime_limits(definition, answer)
-                bounds = tuple(
-                    [
-                        bound
-                        for runtime in runtimes
-                        for bound in self._with_candidate(self._bind(runtime, definition))
-                    ]
-                )
+                bound = [self._bind(runtime, definition) for runtime in runtimes]
+                bounds = tuple(chain.from_iterable(map(self._with_candidate, bound)))
             except ValueError as error:
                 denies = self._resolver.denies_if_invalid(definition)
                 text = answer[0] if answer else definition.limit_provider

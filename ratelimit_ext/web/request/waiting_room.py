@@ -10,6 +10,7 @@ from __future__ import annotations
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from threading import BoundedSemaphore
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -37,11 +38,42 @@ CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, Hold]]
 
 
+class Places(BoundedSemaphore):
+    """The places of a process for requests that wait. If none is free, the flow (a bucket, or a
+    class or member of it) with the most loses its last one to a flow with fewer.
+
+    ``seats`` has the flow of each request that waits, by what wakes it."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.seats: dict[threading.Event, object] = {}
+        self._changes = threading.Lock()
+
+    def take(self, flow: object) -> threading.Event | None:
+        with self._changes:
+            if not self.acquire(blocking=False):
+                count = Counter(self.seats.values())
+                largest = max(count, key=count.__getitem__, default=flow)
+                if count[largest] < count[flow] + 2:
+                    return None
+                lost = [seat for seat, of in self.seats.items() if of == largest][-1]
+                del self.seats[lost]
+                lost.set()
+            seat = threading.Event()
+            self.seats[seat] = flow
+        return seat
+
+    def leave(self, seat: threading.Event) -> None:
+        with self._changes:
+            if self.seats.pop(seat, None) is not None:
+                self.release()
+
+
 class WaitingRoom(NamedTuple):
     """Lets requests of one extension wait, each at one of the ``places`` of this process.
     ``client`` is the storage's, if workers share it."""
 
-    places: BoundedSemaphore
+    places: Places
     client: Any
     settlements: SettlementQueue
     events: Events
@@ -59,11 +91,10 @@ class WaitingRoom(NamedTuple):
         earlier_us = waited_us = state.waited_us  # by an earlier decision of the request
         asked = _denying(denied[0])
         outcome: WaitOutcome = "refused"
-        if (
-            pause_us(denied[0].denials, earlier_us) is None
-            or not _has_threads()
-            or not self.places.acquire(blocking=False)
-        ):
+        may_wait = pause_us(denied[0].denials, earlier_us) is not None and _has_threads()
+        first = denied[0].denials[0].charge
+        seat = self.places.take((first.key, first.limit.part)) if may_wait else None
+        if seat is None:
             self._emit(asked, outcome, 0.0)
             return denied
         looks, placed = list(map(_uncounted, charges)), dict[Engine, Hold]()
@@ -71,7 +102,7 @@ class WaitingRoom(NamedTuple):
         counted = self._give_back(*denied[:2])
         try:
             while True:
-                with wake_ups.waiting(decided[2].id, self.client) as woken:
+                with wake_ups.waiting(decided[2].id, self.client, seat):
                     decided = decide(looks, decided[2]._replace(waited_us=waited_us))
                     decision, engine, hold = decided
                     if decision.admitted:
@@ -79,11 +110,11 @@ class WaitingRoom(NamedTuple):
                         return decided
                     placed[engine] = hold
                     sleep_us = pause_us(decision.denials, waited_us)
-                    if sleep_us is None:
+                    if sleep_us is None or seat not in self.places.seats:
                         break
                     outcome = "left"
                     asked |= _denying(decision)
-                    if not _sleep(max(LEAST_S, sleep_us / 1_000_000), woken):
+                    if not _sleep(max(LEAST_S, sleep_us / 1_000_000), seat):
                         return denied[0], engine, hold
                 waited_us = earlier_us + int((time.monotonic() - began) * 1_000_000)
             if outcome == "left":
@@ -94,7 +125,7 @@ class WaitingRoom(NamedTuple):
                 outcome = "started" if decided[0].admitted else outcome
             return decided
         finally:
-            self.places.release()
+            self.places.leave(seat)
             if outcome == "started":
                 placed.pop(decided[1], None)
             self._leave(placed, charges)
@@ -136,15 +167,9 @@ def _uncounted(charge: Charge) -> Charge:
 
 def _counted(denied: Decision) -> list[Verdict]:
     """Return the limits on denials that have counted a request that waits."""
-    verdicts = denied.verdicts
-    failed = {place for place, verdict in enumerate(verdicts) if not verdict.allowed}
-    return [
-        verdict
-        for verdict in verdicts
-        if verdict.charge.meta
-        and verdict.allowed
-        and not failed.isdisjoint(verdict.charge.on_denial or failed)
-    ]
+    failed = {place for place, verdict in enumerate(denied.verdicts) if not verdict.allowed}
+    metas = [verdict for verdict in denied.verdicts if verdict.charge.meta and verdict.allowed]
+    return [meta for meta in metas if not failed.isdisjoint(meta.charge.on_denial or failed)]
 
 
 def _has_threads() -> bool:
