@@ -22,9 +22,7 @@ from chatapp.web.current_request import current_request
 from chatapp.web.identities import CLASS, REQUEST_CLASS
 from ratelimit_ext import Limiter, Policy, PolicyLimit
 
-UNREAD: Final = (
-    "the class {!r} has no effect, because no `keep` lists it; correct it, or add it to one"
-)
+UNREAD: Final = "the class {!r} has no effect: no `keep` lists it; correct it, or add it to one"
 #: Only budgets have them.
 OF_BUDGETS: Final = (AT_LIMIT, WARN_AT)
 

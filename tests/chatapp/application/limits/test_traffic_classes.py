@@ -135,7 +135,7 @@ def test_a_class_that_nothing_reads(
     """Without `keep` it has no effect: the start, the check and the command of a key warn."""
     text = POLICY_FILE.read_text().replace(STARTER, STARTER + 'class = "bacth"\n')
     app = make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, text))
-    unread = "class 'bacth' has no effect, because no `keep` lists it"
+    unread = "class 'bacth' has no effect: no `keep` lists it"
     assert [line.partition("plans.starter.class: the ")[2] for line in caplog.messages].count(
         f"{unread}; correct it, or add it to one"
     ) == 1
