@@ -8,14 +8,15 @@ ARG SOURCE_DATE_EPOCH=1767225600
 
 WORKDIR /app
 
-# Wheels with the hashes of the lock: nothing is compiled, so no compiler is needed.
-COPY .ci/requirements.lock .
+# Wheels with the hashes of the lock: nothing is compiled, so no compiler is needed. Modes are stated,
+# because those of a checkout depend on its umask, and the user below must be able to read.
+COPY --chmod=644 .ci/requirements.lock .
 RUN pip install --no-cache-dir --no-compile --only-binary :all: --require-hashes -r requirements.lock
 RUN python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3.13/site-packages
 
-COPY ratelimit_ext ratelimit_ext
-COPY chatapp chatapp
-COPY wsgi.py gunicorn.conf.py ./
+COPY --chmod=755 ratelimit_ext ratelimit_ext
+COPY --chmod=755 chatapp chatapp
+COPY --chmod=644 wsgi.py gunicorn.conf.py ./
 RUN python -m compileall -q --invalidation-mode checked-hash .
 
 # The numbers are for volumes and Kubernetes.

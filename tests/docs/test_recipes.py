@@ -126,8 +126,11 @@ def test_compose_keeps_redis_to_itself() -> None:
 
 
 def test_the_image_copies_what_its_context_has() -> None:
-    """.dockerignore lets through what the Dockerfile copies, and nothing else."""
-    copied = {name for line in dockerfile("COPY") for name in line.split()[:-1]}
+    """.dockerignore lets through what the Dockerfile copies, and nothing else. Modes are stated:
+    the user of the image can read the files, whatever the umask of the checkout."""
+    copies = [line.split() for line in dockerfile("COPY")]
+    assert {mode for mode, *_ in copies} <= {"--chmod=644", "--chmod=755"}
+    copied = {name for _, *names, _ in copies for name in names}
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     assert "*" in lines
     assert {line.removeprefix("!") for line in lines if line.startswith("!")} == copied

@@ -74,7 +74,7 @@ def copy_into(app: Path) -> None:
     app.mkdir()
     for name, text in instructions():
         if name == "COPY":
-            *sources, target = text.split()
+            _mode, *sources, target = text.split()
             for source in sources:
                 if (ROOT / source).is_dir():
                     ignored = shutil.ignore_patterns("__pycache__")
