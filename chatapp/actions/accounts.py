@@ -317,7 +317,7 @@ def list_keys(call: Call) -> list[dict[str, object]]:
 
 @Action("POST /keys", "keys", body=NewKey, of_team=True, command="keys create")
 def create_key(call: Call) -> dict[str, object]:
-    """Create a key, and its user if new. It is shown only once."""
+    """Create a key, and its user if new. The key is shown only once."""
     body, operator, services = call.body, call.operator, current_services()
     if body.name == keys.SIGN_IN:
         sentence = f"{body.name!r} is reserved for keys that people get by signing in."

@@ -46,7 +46,7 @@ class Listed(Fields):
     """What every list takes. The answer is a page of ``limit`` rows after the ``cursor``. CSV has
     all rows unless a limit is given."""
 
-    limit: int | None = Field(None, ge=1, le=1000, description="How many rows; commands: all.")
+    limit: int | None = Field(None, ge=1, le=1000, description="Rows; default 100, commands: all.")
     cursor: str | None = Field(None, description="Continue after the page that returned this.")
     format: Literal["json", "csv"] = "json"
 

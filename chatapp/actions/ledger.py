@@ -82,7 +82,7 @@ class OfUser(Fields):
 
 class Reconciled(Fields):
     since: Day = Field("30d", validate_default=True, description="From this day on; default 30d.")
-    until: Day = Field("0d", validate_default=True, description="To its end; default 0d.")
+    until: Day = Field("0d", validate_default=True, description="To this day's end; default today.")
     provider: Literal["openai", "anthropic"] | None = Field(None, description="Only this provider.")
     project: str | None = Field(None, description="Only this project, or Anthropic's workspace.")
 

@@ -73,7 +73,7 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @with_json
 def check_prices(models: tuple[str, ...], *, as_json: bool) -> None:
-    """Compare the prices with the package genai-prices, of all models or of each MODEL.
+    """Compare the prices of all models, or of each MODEL, with the package genai-prices.
 
     Prints what to write into the providers file for prices that differ and for models that are not
     listed. Exits with 1 if a price differs. Compare it with your contract before you use it.
@@ -114,7 +114,7 @@ def _shown(name: str, keys: Keys) -> str:
 @with_appcontext
 @with_json
 def export_users(*, as_json: bool) -> None:
-    """Print all users as CSV, as `import` takes it."""
+    """Print all users as CSV, in the form that `import` reads."""
     rows = [exported(user) for user in current_services().accounts.users()]
     if as_json:
         output.echo_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
@@ -125,7 +125,7 @@ def export_users(*, as_json: bool) -> None:
 @db.command()
 @with_json
 def upgrade(*, as_json: bool) -> None:
-    """Upgrade the schema to this version. May run repeatedly and concurrently."""
+    """Upgrade the schema to this version. You may run it repeatedly and concurrently."""
     changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
     done = f"The schema {state} {migration.HEAD}."

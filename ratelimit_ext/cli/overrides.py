@@ -46,7 +46,7 @@ def set_override(
     by: str,
     as_json: bool,
 ) -> None:
-    """Give IDENTITY the AMOUNT of LIMIT, as in "50 usd/day"; usage is kept.
+    """Set the amount of LIMIT for IDENTITY, such as "50 usd/day"; usage is kept.
 
     All workers apply it within 5 s. Without --until, it holds until `override clear`. Keep lasting
     amounts in the application's accounts, if it has any: `flask chat amounts set` does that.
