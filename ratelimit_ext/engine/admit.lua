@@ -20,10 +20,10 @@
 -- follow it ('1,3', or '' for any) denied the request. 'n': a meta in shadow, which denies nothing.
 --
 -- A charge that is not taken writes nothing, with three exceptions. A request that may wait gets a place
--- in each line that denies it, if nothing else denies it. An admitted call whose estimate is 0
--- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
--- in the future (a clock was set back), or the limit of a token bucket has changed, the bucket is
--- brought to now without taking anything.
+-- in each line that denies it, if nothing else denies it, and loses the others. An admitted call whose
+-- estimate is 0 leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's
+-- time lies in the future (a clock was set back), or the limit of a token bucket has changed, the bucket
+-- is brought to now without taking anything.
 --
 -- A full server (maxmemory) refuses to store more. It still serves known identities: those with one of
 -- these buckets stored for longer than BRIEF. It also stores buckets for up to BRIEF, and those that
@@ -100,7 +100,7 @@ for i = 1, #KEYS do
     local value, offset, lifetime
     bucket, current = KEYS[i], strategy
     local x, y, z = reply[place], reply[place + 1], reply[place + 2]
-    if denied and waits and part == 'e' and not fits then strategy.place(now, arg, state) end
+    if denied and waits and part == 'e' and strategy.place then strategy.place(now, arg, state, fits) end
     if taken and cost > 0 then
       if strategy.patch then
         value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)

@@ -116,7 +116,8 @@ strategies.line = function(inner)
     end
     local missing = x + before + cost - most
     fits = missing + (y > 0 and 1 or 0) <= 0
-    local line = { state = state, tickets = tickets, before = before, own = own, is_stored = is_stored }
+    local line = { state = state, raw = raw, tickets = tickets, before = before, own = own }
+    line.is_stored = is_stored
     if not fits and waited and cost <= most then
       local due = base.due and base.due(now, arg, missing, y, z) or now
       if due - now <= wait - waited then line.due = due end
@@ -127,8 +128,16 @@ strategies.line = function(inner)
   -- Whether a request that does not fit may wait until it does.
   entry.may_wait = function(line) return line.due end
 
-  entry.place = function(now, arg, line)
+  -- Nor does one wait here that fits, and that another limit keeps back: until it asks again, others
+  -- go first.
+  entry.place = function(now, arg, line, fits)
     local own, left = line.own, words[arg + own_words] - waited
+    if fits then
+      if not line.is_stored then return end
+      table.remove(line.tickets, place_of(line.tickets, own.id))
+      keep(line.tickets, now)
+      return wake(inner, line.tickets, line.raw, now, arg)
+    end
     if not base.turns then own.due = line.due end
     own.ends = math.min(now + left, math.max(line.due, now + LOOK) + LOOK)
     keep(line.tickets, now)

@@ -4,7 +4,8 @@ A request that does not fit leaves a *ticket*, which takes nothing. It comes aga
 turn, and is decided then as any other. A request fits if it does beside the costs of all that come
 first: those of higher classes, and of its own class those that have waited longer, or with members
 those whose turn is earlier. So starts never exceed the limit, whatever leaves the line, changes or
-is settled meanwhile.
+is settled meanwhile. One that fits and waits for another limit leaves the line until it asks again,
+so that others go first.
 
 The wait of a ticket is known: the costs before it have to leak away. It grows only if higher
 classes come or more is charged, and shrinks if others leave: then the next one is woken, if that

@@ -222,6 +222,68 @@ def test_another_limit_denies_at_the_turn(world: World) -> None:
     assert starts.total() == starts[1] == 1
 
 
+@pytest.mark.parametrize("fair", [False, True])
+@pytest.mark.parametrize("shared", ["slots", "pace"])
+def test_a_request_that_another_line_keeps_back_lets_others_pass(
+    redis_client: redis.Redis, woken: Any, shared: str, fair: bool
+) -> None:
+    """It is its turn in one line, and not yet in the other: the next one goes first, and is woken.
+    Then it has its former place."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    slots = replace(SLOTS, amount=1, wait=60 * SECOND, fair=fair)
+    limits = {"slots": slots, "pace": replace(PACE, amount=6, burst=1, wait=60 * SECOND)}
+
+    def asked(number: int, user: str, waited_s: float = 0) -> set[str]:
+        """Ask, and return which limits deny the request."""
+        charges = [
+            Charge(limit.of_member(user), "bucket" if name == shared else f"{name} {user}")
+            for name, limit in limits.items()
+        ]
+        hold = Hold(number, MINUTE, round(waited_s * SECOND))
+        decision = world.engine.admit(charges, hold=hold, now_us=world.now_us)
+        return {verdict.charge.limit.name for verdict in decision.denials}
+
+    def end(number: int, user: str) -> None:
+        bucket = "bucket" if shared == "slots" else f"slots {user}"
+        charge, hold = Charge(slots.of_member(user), bucket), Hold(number, MINUTE)
+        change = Change(charge, hold, "settle", (hold.id, 0))
+        assert world.engine.settle([change], now_us=world.now_us)
+
+    def next_woken() -> int:
+        message = woken.get_message(timeout=30)
+        assert message is not None
+        return int(message["data"])
+
+    assert asked(1, "ada") == set()
+    if shared == "slots":
+        end(1, "ada")
+        assert asked(2, "cid") == set()
+    assert asked(3, "ada") == {"slots", "pace"}
+    assert asked(4, "bob") == {shared}
+    assert asked(5, "eve") == {shared}
+    if shared == "slots":
+        end(2, "cid")
+        assert next_woken() == 3
+        assert asked(3, "ada") == {"pace"}
+    else:
+        world.wait(10)
+        assert asked(3, "ada", 10) == {"slots"}
+    assert next_woken() == 4
+    waited_s = 0 if shared == "slots" else 10
+    assert asked(4, "bob", waited_s) == set()
+    world.wait(10)
+    if shared == "pace":
+        end(1, "ada")
+        assert next_woken() == 5  # its turn is as soon as it would have been the third's
+    else:
+        assert asked(3, "ada", 10) == {"slots"}
+        assert asked(5, "eve", 10) == {"slots"}
+        end(4, "bob")
+        assert next_woken() == (5 if fair else 3)  # eve has had no turn yet
+    turn = (5, "eve") if fair and shared == "slots" else (3, "ada")
+    assert asked(*turn, waited_s + 10) == set()
+
+
 def test_another_limit_denies_before(world: World) -> None:
     """Then no place is taken."""
     limit = Limit(60, MINUTE, "token-bucket", burst=1, wait=20 * SECOND)
