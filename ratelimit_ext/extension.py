@@ -623,7 +623,12 @@ class Limiter(flask_limiter.Limiter):
     def exempt(self, *, flags: ExemptionScope = ...) -> Exemption: ...
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = EXEMPTION) -> Any:
-        """Exempt a view or blueprint, as in Flask-Limiter. Names are a ``ConfigurationError``."""
+        """Exempt a view or blueprint, as in Flask-Limiter. ``ConfigurationError`` for a name, and
+        for ``flags`` that are something else."""
+        given: object = flags
+        if not isinstance(given, ExemptionScope):
+            allowed = not_allowed(given, "ExemptionScope of flask_limiter")
+            raise ConfigurationError(f"limiter.exempt, flags: {allowed}")
         if obj is not None:
             code_checks.check_target(obj, "limiter.exempt")
         return super().exempt(obj, flags=flags)

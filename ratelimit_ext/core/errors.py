@@ -62,7 +62,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """
     choices = list(choices)
     near = difflib.get_close_matches(name[:LONGEST_NAME], choices, n=1)
-    near = near or [choice for choice in choices if choice.startswith(f"{name}_")]
+    near = near or [c for c in choices if c.startswith(f"{name}_") or c.lower() == name.lower()]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -74,8 +74,7 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """
     allowed = list(allowed)
     listed = ", ".join(map(repr, allowed)) or "none"
-    hint = did_you_mean(str(name), allowed)
-    return f"unknown {kind} {name!r}; allowed: {listed}.{hint}"
+    return f"unknown {kind} {name!r}; allowed: {listed}.{did_you_mean(str(name), allowed)}"
 
 
 def checked_seconds(name: str, value: Any, *, most: float, hint: str) -> float:

@@ -148,12 +148,13 @@ class ParsedLimit:
     def _candidate(self, options: LimitOptions) -> int | None:
         if options.candidate is None:
             return None
+        found, amount = shown(options.candidate), self.with_amount(options.candidate).amount
         if options.mode == "shadow":
-            raise ConfigurationError(
-                f"found {shown(options.candidate)} beside a limit in shadow, which is tried "
-                "itself. Remove it, or mode."
-            )
-        return self.with_amount(options.candidate).amount
+            tried = "a limit in shadow, which is tried itself. Remove it, or mode."
+            raise ConfigurationError(f"found {found} beside {tried}")
+        if amount == self.amount:
+            raise ConfigurationError(f"found {found}, the amount of the limit itself. Remove it.")
+        return amount
 
     def with_amount(self, text: object) -> ParsedLimit:
         """Return the limit of a string that changes only the amount, as "20 usd/day" for "5

@@ -356,7 +356,8 @@ def _said(limit: RuntimeLimit) -> Any:
     logged: the usual sentence is sent."""
     message = limit.error_message
     try:
-        return (message() if callable(message) else message) or None
+        said: object = message() if callable(message) else message
+        return (said if isinstance(said, str) else str(said)) if said else None
     except Exception:
         flask.current_app.logger.exception("error_message of the limit %s failed", limit.limit)
         return None

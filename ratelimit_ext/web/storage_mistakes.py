@@ -32,7 +32,7 @@ _END_OF_HOSTS: Final = re.compile("[/?#]")
 _NUMBERED: Final = ("redis", "rediss", "valkey", "valkeys")
 _UNKNOWN_OPTION: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
-_UNKNOWN_DATABASE: Final = re.compile(r"(?:ERR )?(?:DB index is out of range|invalid DB index)")
+_INVALID: Final = re.compile(r"(?:ERR )?(?:DB|invalid DB) index|RedisCluster requires|Invalid SSL")
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MISTAKES: Final = (ImportError, LimitsConfigurationError, OverflowError, TypeError, ValueError)
 #: In INFO, if the memory has a bound and the server makes room by deleting keys.
@@ -164,7 +164,8 @@ def _sentence(error: BaseException, where: str) -> str | None:
         if (
             isinstance(cause, _MISTAKES)
             or _TLS_MISTAKES.search(reason or "")
-            or _UNKNOWN_DATABASE.match(text)
+            or _INVALID.match(text)
         ):
+            text = text.partition(" Please ")[0].rstrip(".")  # then come examples in Python
             return f"{where} or the storage's options: {type(cause).__name__}: {text}."
     return None

@@ -50,7 +50,7 @@ class Charges:
         plan = on_route
         if on_route.exemptions:
             plan = self._plan(on_route, tuple([bool(asked()) for asked in on_route.exemptions]))
-        names = tuple(["" if (name := ask()) is None else str(name) for ask in plan.askers])
+        names = tuple([n if (n := ask()).__class__ is str else _name_of(n) for ask in plan.askers])
         if not self._overrides.identities.isdisjoint(names):
             return self._named(plan, names, is_kept=False)
         is_long = max(map(len, names), default=0) > LONGEST_CACHED
@@ -129,8 +129,7 @@ class Charges:
                         continue
                 cached = identities.get(id(runtime.key_func))
                 if cached is None:
-                    identity: object = runtime.key_func()
-                    name = "" if identity is None else str(identity)  # a user's id may be 0
+                    name = _name_of(runtime.key_func())
                     tag_of = cached_tag if len(name) <= LONGEST_CACHED else _tag_of
                     cached = identities[id(runtime.key_func)] = name, tag_of(name)
                 name, tag = cached
@@ -181,11 +180,16 @@ class Charges:
             return [(adjusted, identity, plain)]
         who = answers.identities.get(id(member))
         if who is None:
-            answer = member()
-            name = "" if answer is None else str(answer)  # as of an identity
+            name = _name_of(member())
             who = answers.identities[id(member)] = name, _tag_of(name)
         guess = answers.costs.get((id(whole.estimate), whole.limit.unit == "usd"))
         return self._resolver.shared(whole, (adjusted, identity, plain), who, guess)
+
+
+def _name_of(answer: object) -> str:
+    """Return an identity as a text; empty for None, and for the address of an object."""
+    text = "" if answer is None else str(answer)  # a user's id may be 0
+    return text if isinstance(answer, str) or " at 0x" not in text else ""
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

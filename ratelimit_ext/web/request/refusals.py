@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import flask
@@ -119,22 +119,17 @@ class Refusals(NamedTuple):
         if answer is not None:
             return CachedAnswer(answer, records, cached.elapsed_us - answer.made_us)
         denial = self.denial(records)
-        error = denial.error
+        error, runtimes = denial.error, [record.bound.runtime for record in denial.breached]
         if (
             key is not None
             and len(answers) < MOST_ANSWERS
             and isinstance(error, RateLimitExceeded)
-            and not self._has_callback(denial.breached)
+            and self.settings.on_breach is None
+            and not any(r.on_breach or callable(r.error_message) for r in runtimes)
             and is_final(error)
         ):
             answers[key] = ReadyAnswer(route_limits, cached, error, denial.breached)
         return denial
-
-    def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
-        return self.settings.on_breach is not None or any(
-            record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
-            for record in breached
-        )
 
     def repeat(self, state: RequestState, cached_answer: CachedAnswer) -> flask.Response:
         """Record a denial that is repeated from memory, and answer it."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import flask
+import flask.views
 import pytest
 
 from ratelimit_ext import ConfigurationError, Limit, Limiter, client_ip
