@@ -37,7 +37,7 @@ Encoding = Literal["o200k_base", "cl100k_base"]
 EXACT_CHARACTERS: Final = 32_768
 SLICES: Final = 64
 SLICE_CHARACTERS: Final = EXACT_CHARACTERS // SLICES
-#: More texts are counted as one, as each text has a cost of its own.
+#: More texts are counted as one, because each text has a cost of its own.
 EXACT_TEXTS: Final = 2_000
 #: For parts that cannot be counted, such as encoded files. A page of a PDF has up to 3,000 tokens
 #: and seldom less than 9,000 bytes.

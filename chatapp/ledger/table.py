@@ -79,7 +79,7 @@ MICRO: Final = 1_000_000
 #: The columns that a Usage has as they are.
 USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
 WEB_SEARCH: Final = "web_search"
-#: The columns that no further write of a call changes, as indexes have them.
+#: The columns that no further write of a call changes, because indexes have them.
 _FIXED: Final = ("id", "user", "team", "started_at")
 
 

@@ -5,7 +5,7 @@ all limits of an identity are in one slot of a Redis Cluster. The 2 is the versi
 format. A named limit is identified by its name: its amount may change, and its usage is kept. A
 limit without a name is identified by its amount, as in Flask-Limiter: ``5/minute`` and
 ``10/minute`` on one view are two limits. An anchor with its time zone and first day follows the
-period, as it makes other windows, and so does the mode ``shadow``: a shadow beside a live limit has
+period: it makes other windows, and so does the mode ``shadow``: a shadow beside a live limit has
 its own count.
 """
 

@@ -444,7 +444,7 @@ _DEFAULTS: Final = {
 
 @lru_cache(maxsize=1024)
 def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
-    """Return the limit of these words: the same object each time, as engines prepare it once."""
+    """Return the limit of these words: the same object each time, which engines prepare once."""
     return Limit(**dict(words))
 
 

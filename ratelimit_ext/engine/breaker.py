@@ -349,7 +349,7 @@ class Breaker:
 
 
 def _watch(reference: weakref.ref[Breaker]) -> None:
-    """The thread of a breaker. It ends with the breaker, as its storage may not come back."""
+    """The thread of a breaker. It ends with the breaker, because its storage may not come back."""
     while (breaker := reference()) is not None:
         pause_s = breaker._look_again()  # noqa: SLF001
         if pause_s is None:

@@ -195,7 +195,7 @@ class DenialCache:
                 verdicts.append(denial.verdict)
                 ages_us.append(int((now_s - denial.since) * 1_000_000))
                 continue
-            # Inline, as each call counts here: whether enough is known to be left for the charge.
+            # Inline: each call counts here. Whether enough is known to be left for the charge.
             spare = self._allowances.get(charge.key)
             if (
                 spare is not None

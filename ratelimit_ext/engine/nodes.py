@@ -396,7 +396,7 @@ class Nodes:
 
 
 def _watch(reference: weakref.ref[Nodes]) -> None:
-    """The thread of a cluster's nodes. It ends with them, as they may not come back."""
+    """The thread of a cluster's nodes. It ends with them, because they may not come back."""
     while (nodes := reference()) is not None:
         if (awake := nodes._look_again()) is None:  # noqa: SLF001
             return

@@ -88,7 +88,7 @@ class OutageEngine(Substitute):
 
     def __post_init__(self) -> None:
         load_lua()
-        #: Whether it decides every request, as the storage is down.
+        #: Whether it decides every request, because the storage is down.
         self.is_deciding = False
         #: How many requests were decided, by their degradation.
         self.decided: Counter[Degradation] = Counter()

@@ -4,7 +4,7 @@ Sentinel promotes a replica, and demotes the old master about ten seconds later.
 the old master in between is lost. So a thread of each process listens to all sentinels. About 0.1 s
 before a replica is promoted, its sentinel announces it: from then on the pool gives no connection,
 which opens the breaker, until the sentinels name the new master. Connections to the old one are
-dropped then. The thread also asks each sentinel once a second, as announcements may be lost.
+dropped then. The thread also asks each sentinel once a second, because announcements may be lost.
 
 The sentinel with the highest epoch is right: others learn of a failover up to two seconds later.
 """

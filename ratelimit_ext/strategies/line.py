@@ -11,7 +11,7 @@ The wait of a ticket is known: the costs before it have to leak away. It grows o
 classes come or more is charged, and shrinks if others leave: then the next one is woken, if that
 is earlier than it knows, and it wakes the next. A ticket whose worker has died ends soon after its
 turn. One that is lost, with the storage's data or in an outage, is left again: it gets its former
-place, as it says for how long its request has waited.
+place, because it says for how long its request has waited.
 
 The tickets lie beside the strategy's state, so that a release that knows no line reads it.
 

@@ -52,7 +52,7 @@ class TokenBucket(Strategy):
         return fill_us + (limit.wait or 0) + SKEW_US
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
-        """The rate is divided by a longer period, as amounts are whole."""
+        """The rate is divided by a longer period, because amounts are whole."""
         period_us = min(limit.period_us * workers, LONGEST_PERIOD_US)
         return replace(limit, burst=units, period_us=period_us)
 

@@ -309,7 +309,7 @@ class Engines:
                 from ratelimit_ext.engine.outage_store import outage_path  # noqa: PLC0415
 
                 self.outage.share(outage_path(directory, journal.storage))
-                # The first one, as it knows whether a call is still on its way to the storage.
+                # The first one, because it knows whether a call is still on its way to the storage.
                 self._queue.keep(self.outage, journal, events=self._events)
             self._queue.keep(engine, journal, events=self._events)
 

@@ -146,7 +146,7 @@ class Callbacks:
         self, exempt_when: Callable[[], bool] | None, keywords: tuple[tuple[str, Any], ...]
     ) -> Callable[[], bool] | None:
         """Return what exempts a request from a limit with these keywords of the application's: the
-        same object for alike limits, as it is asked once a request."""
+        same object for alike limits, because it is asked once a request."""
         table = self.limit_keywords
         pairs = [(applies, value) for word, value in keywords if (applies := table[word].applies)]
         condition = Condition(exempt_when, tuple(pairs))

@@ -299,7 +299,7 @@ class LimitsEngine:
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
-        """Apply corrections above 0; refunds are lost, as the storages have none.
+        """Apply corrections above 0; refunds are lost, because the storages have none.
 
         ``once`` is ignored: these storages cannot apply changes and mark them in one step.
         """

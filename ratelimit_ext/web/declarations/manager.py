@@ -490,5 +490,5 @@ def _statement(limit: Limit) -> tuple[Any, ...]:
 
 
 def code_of(function: object) -> object:
-    """Return the code of a function, as each call of a factory makes another function of it."""
+    """Return the code of a function: each call of a factory makes another function of it."""
     return getattr(function, "__code__", function)

@@ -130,7 +130,7 @@ def setting_value(name: str, text: str) -> object:
 
 
 def _table(name: str, text: str) -> dict[str, Any]:
-    """Return the JSON object. An error does not quote it, as it may have a password."""
+    """Return the JSON object. An error does not quote it, because it may have a password."""
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:

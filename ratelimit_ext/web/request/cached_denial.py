@@ -94,7 +94,7 @@ class ReadyAnswer:
         self._wait_us = max(verdict.retry_after_us or 0 for verdict in cached.denials)
         self._wait_ms = cached.retry_after_ms or 0
         self.made_us = cached.elapsed_us
-        #: With the names of the buckets, as the limits may be compiled again meanwhile.
+        #: With the names of the buckets, because the limits may be compiled again meanwhile.
         self.breached = [(record.bound, record.verdict.charge.key) for record in breached]
         self.is_budget = error.is_budget
         self.cause = error.cause

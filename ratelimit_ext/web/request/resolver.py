@@ -77,7 +77,7 @@ _NO_ANSWER: Final = ("",)
 class RouteLimits:
     """The bound limits of a route. ``shared`` ones, charged once, have the id of their definition.
 
-    ``invalid`` are definitions that deny, as their functions returned invalid limits. ``is_kept``:
+    ``invalid`` are definitions that deny: their functions returned invalid limits. ``is_kept``:
     later requests have the same ones.
     """
 
@@ -207,7 +207,7 @@ class Resolver:
 
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
-        is a function are left out, as only a request has them."""
+        is a function are left out, because only a request has them."""
         shared, unshared = self.manager.candidates(route)
         answers = {
             id(definition): plan if plan and getattr(definition, "plan", "") else _NO_ANSWER
@@ -233,7 +233,7 @@ class Resolver:
         amount: str | None,
     ) -> BoundLimit:
         """Return a limit without a route, for a charge that no request makes, with an amount of the
-        caller's own; the same one each time, as others are kept by it."""
+        caller's own; the same one each time, because others are kept by it."""
         if self._revision != self.manager.revision:
             self._forget()
         limit = self.core_limit(runtime.limit, runtime.key_func)
@@ -516,7 +516,7 @@ class _Binder:
                 denies = self._resolver.denies_if_invalid(definition)
                 text = answer[0] if answer else definition.limit_provider
                 where = self._route.name or self._route.endpoint or "a request without a view"
-                # Once for each string, as callers may choose it.
+                # Once for each string, because callers may choose it.
                 self._log(str(text), INVALID, where, THEN[denies], error)
                 if denies:
                     self._invalid.append(definition)
