@@ -61,12 +61,12 @@ def plan(text: str) -> str:
 
 
 def own_limit(text: str) -> tuple[str, str]:
-    """Return a limit and its amount, as usd-day=20 usd/day."""
+    """Return the limit and the amount of usd-day=20 usd/day. The amount may be in quotes."""
     limit, is_given, amount = text.partition("=")
     if not (limit.strip() and is_given and amount.strip()):
         form = f"{next(iter(limit.split()), 'LIMIT')}='20 usd/day'"
         raise OperatorError("invalid_amount", f"{text!r} has no amount; write it as {form}")
-    return limit.strip(), amount.strip()
+    return limit.strip(), amount.strip(" '\"")
 
 
 def traffic_class(text: str) -> str:

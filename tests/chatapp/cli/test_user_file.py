@@ -158,6 +158,16 @@ def test_a_bad_line_is_reported_with_its_number(
     assert not accounts.any_key()
 
 
+def test_the_advice_about_an_amount_can_be_followed(
+    app: Flask, accounts: Accounts, tmp_path: Path
+) -> None:
+    """In a file as in a shell, which takes the quotes off."""
+    refused = run(app, "users", "import", written(tmp_path, "user,limits\nann,usd-day\n"), status=2)
+    advice = refused.stderr.partition("write it as ")[2].splitlines()[0]
+    run(app, "users", "import", written(tmp_path, f"user,limits\nann,{advice}\n"))
+    assert shown(accounts)["ann"][2] == {"usd-day": "20 usd/day"}
+
+
 def test_every_bad_line_is_reported(app: Flask, tmp_path: Path) -> None:
     """Not only the first."""
     file = written(tmp_path, "user,plan,team\nann,gold,x\nbo,silver,\n")
