@@ -1,5 +1,6 @@
-"""Change the code in one place, and see whether the simulator or the tests notice it.
+"""Change the code in one place, and see whether the tests or the simulator notice it.
 
+Each run is a fork of this process, which has imported the libraries, but none of the code.
 `--known` writes defects of the past into the code instead: the simulator has to find each.
 """
 
@@ -8,22 +9,28 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
-from tests.mutants.mutations import KNOWN, SAME, TESTS, mutants_of
+from tests.mutants.mutations import KNOWN, SAME, SERVERS, TESTS, mutants_of
 
 ROOT = Path(__file__).resolve().parents[2]
-#: By whom a mutant is noticed, or that it changes nothing, or that no one notices it.
-OUTCOMES = ("simulator", "tests", "time", "same", "")
-COPIED = ("ratelimit_ext", "tests", "pyproject.toml")
-#: A run that takes so many times as long as that of the unchanged code does not end.
+#: What becomes of a mutant: noticed by whom, over its time, without an effect, or not noticed.
+OUTCOMES = ("tests", "simulator", "timed out", "same", "survived")
+COPIED = ("ratelimit_ext", "chatapp", "tests", "pyproject.toml")
+LIBRARIES = ("flask_limiter", "hypothesis", "lupa.luajit21", "pydantic", "pytest", "redis", "xdist")
+PYTEST = ("pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "-m", "not slow")
+#: A run that takes so many times as long as that of the unchanged code is ended.
 ENDLESS, LEAST_S = 8, 60.0
 
 
@@ -31,65 +38,63 @@ class Copy:
     """A copy of the code, in which one file at a time is another."""
 
     def __init__(self, root: Path, *, seeds: int) -> None:
-        self.root, self.seeds = root, seeds
+        self.root, self.output, self.writes = root / "copy", root / "output", 0
+        self.simulator = ("tests.simulator", "--brief", "--count", str(seeds))
         self.took_s: dict[tuple[str, ...], float] = {}
+        self.root.mkdir()
         for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, root)
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, self.root / name)
 
-    def noticed_by(self, file: str, text: str, *, simulator_only: bool = False) -> str:
-        """Return who notices that the file has this text: `simulator`, `tests`, `time` if one of
-        them does not end, or nothing."""
-        path = self.root / file
-        before = path.read_text("utf-8")
-        path.write_text(text, "utf-8")
-        try:
-            for name, words in self._runs(file, simulator_only=simulator_only):
-                passes = self._passes(words)
-                if not passes:
-                    return "time" if passes is None else name
-            return ""
-        finally:
-            path.write_text(before, "utf-8")
+    def outcome(self, file: str, text: str, *, simulator_only: bool = False) -> tuple[str, str]:
+        """Return one of OUTCOMES for this text of the file, and the test that fails."""
+        tests = (*PYTEST, "-k", "" if file in SERVERS else "not redis and not server")
+        runs = [] if simulator_only else [("tests", (*tests, path)) for path in TESTS[file]]
+        for name, words in (*runs, ("simulator", self.simulator)):
+            if words not in self.took_s:  # the unchanged code has to pass
+                began = time.monotonic()
+                status, output = self._run(words, None)
+                if status != 0:
+                    sys.exit(f"{output}\nfails without a change: python -m {' '.join(words)}")
+                self.took_s[words] = time.monotonic() - began
+            before = (self.root / file).read_text("utf-8")
+            self._write(file, text)
+            status, output = self._run(words, max(LEAST_S, ENDLESS * self.took_s[words]))
+            self._write(file, before)
+            if status != 0:
+                failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+                return "timed out" if status is None else name, failed[1] if failed else ""
+        return "survived", ""
 
-    def measure(self, file: str, *, simulator_only: bool = False) -> None:
-        """Run what may notice a change of this file, without one: it has to pass."""
-        for _, words in self._runs(file, simulator_only=simulator_only):
-            if words in self.took_s:
-                continue
-            began = time.monotonic()
-            if not self._passes(words):
-                sys.exit(f"fails without a change: python {' '.join(words)}")
-            self.took_s[words] = time.monotonic() - began
+    def _write(self, file: str, text: str) -> None:
+        """Give each text a time of its own: what is compiled is found by time and size."""
+        self.writes += 1
+        (self.root / file).write_text(text, "utf-8")
+        os.utime(self.root / file, (self.writes, self.writes))
 
-    def _runs(self, file: str, *, simulator_only: bool) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield what may notice a change of this file, and its command."""
-        yield "simulator", ("-m", "tests.simulator", "--brief", "--count", str(self.seeds))
-        if not simulator_only:
-            words = ("-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider")
-            words = (*words, "-k", "not redis and not server", "-m", "not slow")
-            yield "tests", (*words, *TESTS[file])
+    def _run(self, words: tuple[str, ...], limit_s: float | None) -> tuple[int | None, str]:
+        """Return the status of a run, or ``None`` if it took longer than this, and its output."""
+        run = get_context("fork").Process(target=self._run_module, args=words)
+        run.start()
+        run.join(limit_s)
+        status = run.exitcode
+        with suppress(ProcessLookupError):  # with what it has started
+            os.killpg(run.pid or 0, signal.SIGKILL)
+        run.join()
+        return status, self.output.read_text("utf-8", "replace")
 
-    def _passes(self, words: tuple[str, ...]) -> bool | None:
-        """Return whether a run succeeds; ``None`` if it does not end."""
-        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
-        took_s = self.took_s.get(words)
-        limit_s = None if took_s is None else max(LEAST_S, ENDLESS * took_s)
-        try:
-            done = subprocess.run(
-                [sys.executable, *words],
-                cwd=self.root,
-                env=environment,
-                capture_output=True,
-                timeout=limit_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return None
-        return done.returncode == 0
+    def _run_module(self, name: str, *words: str) -> None:
+        """Do in this fork what `python -m` does in the copy."""
+        os.setsid()
+        output = os.open(self.output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.chdir(self.root)
+        sys.path[0] = os.environ["PYTHONPATH"] = str(self.root)
+        for module in [each for each in sys.modules if each.split(".")[0] == "tests"]:
+            del sys.modules[module]
+        sys.argv[1:] = words
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 def say(*words: object) -> None:
@@ -106,6 +111,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="those with these words in their text")
     parser.add_argument("--known", action="store_true", help="known defects, by the simulator")
     options = parser.parse_args()
+    for name in LIBRARIES:
+        import_module(name)
     with tempfile.TemporaryDirectory() as directory:
         copy = Copy(Path(directory), seeds=options.seeds)
         if options.known:
@@ -121,41 +128,43 @@ def _find_known(copy: Copy, only: str) -> int:
         for old, new in changes:
             assert text.count(old) == 1, (name, old)
             text = text.replace(old, new)
-        copy.measure(file, simulator_only=True)
         began = time.monotonic()
-        found = copy.noticed_by(file, text, simulator_only=True)
-        missed += found != "simulator"
-        word = "found" if found == "simulator" else "MISSED"
+        outcome, _ = copy.outcome(file, text, simulator_only=True)
+        missed += outcome != "simulator"
+        word = "found" if outcome == "simulator" else "MISSED"
         say(f"{word} after {time.monotonic() - began:.0f} s: {name}")
     return int(missed > 0)
 
 
 def _find_mutants(copy: Copy, options: argparse.Namespace) -> int:
-    counts, survived = Counter[tuple[str, str]](), False
+    counts = Counter[tuple[str, str]]()
     for file in options.file or TESTS:
-        copy.measure(file)
         mutants = [each for each in mutants_of(copy.root, file) if options.only in str(each)]
         if options.sample:
             chance = random.Random(f"{options.chance} {file}")
             mutants = chance.sample(mutants, min(options.sample, len(mutants)))
         for mutant in mutants:
-            reason = SAME.get(file, {}).get(mutant.change)
-            by = "same"
-            if reason is None:
-                by = copy.noticed_by(file, mutant.applied((copy.root / file).read_text("utf-8")))
-                survived |= not by
-            counts[file, by] += 1
-            say(by or "survived", mutant, f"({reason})" if reason else "")
-    say("\n| file | mutants | by the simulator | by tests | without an end | the same | survived |")
-    say("| --- " * 7 + "|")
+            outcome, by = "same", SAME.get(file, {}).get(mutant.change)
+            if by is None:
+                text = (copy.root / file).read_text("utf-8")
+                outcome, by = copy.outcome(file, mutant.applied(text))
+            counts[file, outcome] += 1
+            say(outcome, mutant, f"({by})" if by else "")
+    say("\n| file | mutants |", " | ".join(OUTCOMES), "|")
+    say("| --- " * (2 + len(OUTCOMES)) + "|")
     for file in options.file or TESTS:
-        row = [counts[file, by] for by in OUTCOMES]
+        row = [counts[file, outcome] for outcome in OUTCOMES]
         say(f"| `{file}` | {sum(row)} | {' | '.join(map(str, row))} |")
-    sums = [sum(counts[file, by] for file in TESTS) for by in OUTCOMES]
+    sums = [sum(counts[file, outcome] for file in TESTS) for outcome in OUTCOMES]
     say(f"| **all** | {sum(sums)} | {' | '.join(map(str, sums))} |")
-    say(f"\n{sum(sums[:3])} of {sum(sums) - sums[3]} that change something are noticed")
-    return int(survived)
+    noticed = f"{sums[0] + sums[1]} of {sum(sums) - sums[3]} that change something are noticed"
+    say(f"\n{noticed}, and {sums[2]} timed out")
+    return int(sums[-1] > 0)
 
 
 if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":  # as the simulator, which then need not do it
+        os.environ["PYTHONHASHSEED"] = "0"
+        words = [sys.executable, "-m", "tests.mutants", *sys.argv[1:]]
+        os.execv(sys.executable, words)  # noqa: S606 - the same program again
     sys.exit(main())

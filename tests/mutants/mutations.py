@@ -18,36 +18,39 @@ RATES, HELD = "tests/strategies", "tests/engine/test_reservations.py"
 LINES = ("tests/engine/test_line.py", "tests/engine/test_lines.py")
 FAIR, TURNS = "tests/engine/test_fair.py", "tests/engine/test_turns.py"
 HISTORIES, CLAIMS = "tests/engine/test_histories.py", "tests/engine/test_claims.py"
-#: The files, and the tests of the fast tier, or beside it, that are about them.
+FULL, OUTAGE = "tests/engine/test_full_storage.py", "tests/engine/test_outage.py"
+OUTAGE_STORE, MEMORY = "tests/engine/test_outage_store.py", "tests/engine/test_memory.py"
+#: The files, and the tests of the fast tier, or beside it, that are about them: the quickest first.
 TESTS = {
     f"{ENGINE}/admit.lua": (
-        *("tests/engine/test_admission.py", "tests/engine/test_full_storage.py", LINES[0], RATES),
-        *(CLAIMS, FAIR, HISTORIES),
+        *("tests/engine/test_admission.py", FULL, RATES, CLAIMS, FAIR, HISTORIES, LINES[0]),
     ),
-    f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", HELD, HISTORIES),
-    f"{STRATEGIES}/reservations.lua": (
-        *(HELD, CLAIMS, "tests/engine/test_full_storage.py", HISTORIES),
-    ),
-    f"{STRATEGIES}/line.lua": (*LINES, TURNS),
-    f"{STRATEGIES}/concurrency.lua": (LINES[0], HELD, HISTORIES),
+    f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", HISTORIES, HELD),
+    f"{ENGINE}/prelude.lua": (RATES, FULL, HISTORIES),
+    f"{ENGINE}/hand_over.lua": (OUTAGE, OUTAGE_STORE),
+    f"{ENGINE}/recovery.lua": ("tests/engine/test_redis.py", "tests/engine/test_cluster.py"),
+    f"{ENGINE}/world.lua": (MEMORY, RATES, FULL, HISTORIES, OUTAGE, *LINES),
+    f"{STRATEGIES}/reservations.lua": (CLAIMS, FULL, HISTORIES, HELD),
+    f"{STRATEGIES}/line.lua": (TURNS, *LINES),
+    f"{STRATEGIES}/concurrency.lua": (HISTORIES, LINES[0], HELD),
     f"{STRATEGIES}/fair_concurrency.lua": (TURNS, LINES[0]),
     f"{STRATEGIES}/fair_window.lua": (FAIR, HISTORIES),
     f"{STRATEGIES}/session.lua": (RATES, HISTORIES),
     f"{STRATEGIES}/fixed_window.lua": (RATES, CLAIMS, HISTORIES),
     f"{STRATEGIES}/sliding_window.lua": (RATES, CLAIMS, HISTORIES),
     f"{STRATEGIES}/sliding_window_counter.lua": (RATES, CLAIMS, HISTORIES),
-    f"{STRATEGIES}/token_bucket.lua": (RATES, CLAIMS, LINES[0], HISTORIES),
+    f"{STRATEGIES}/token_bucket.lua": (RATES, CLAIMS, HISTORIES, LINES[0]),
+    f"{STRATEGIES}/guards/block.lua": (RATES,),
+    f"{STRATEGIES}/guards/quota.lua": (RATES,),
+    f"{STRATEGIES}/guards/surge.lua": (RATES,),
     f"{STRATEGIES}/line.py": LINES,
     "ratelimit_ext/web/request/waiting_room.py": ("tests/web/test_wait.py",),
-    "ratelimit_ext/settlements/queue.py": (
-        *("tests/settlements/test_queue.py", "tests/settlements/test_journal.py"),
-    ),
-    f"{ENGINE}/outage.py": ("tests/engine/test_outage.py", "tests/engine/test_outage_store.py"),
-    f"{ENGINE}/outage_store.py": (
-        "tests/engine/test_outage_store.py",
-        "tests/engine/test_outage.py",
-    ),
+    "ratelimit_ext/settlements/queue.py": ("tests/settlements",),
+    f"{ENGINE}/outage.py": (OUTAGE, OUTAGE_STORE),
+    f"{ENGINE}/outage_store.py": (OUTAGE_STORE, OUTAGE),
 }
+#: Of these, tests with real servers run, too.
+SERVERS = (f"{ENGINE}/recovery.lua",)
 
 LUA = (
     (r"(?<![<>=~])<=", "<"),
