@@ -59,13 +59,13 @@ class Database:
     def reading(self) -> Connection:
         return self._engine.get().connect()
 
-    def writing(self, *, row_by_row: bool = False) -> AbstractContextManager[Connection]:
+    def writing(self, *, autocommit: bool = False) -> AbstractContextManager[Connection]:
         """A transaction that writes; committed at the end, rolled back by an exception.
 
-        ``row_by_row``: SQLite commits each row. Between two rows of a transaction, a thread would
+        ``autocommit``: SQLite commits each statement. Between two of a transaction, a thread would
         hold SQLite's lock while it waits for Python's, for seconds beside a thousand streams.
         """
-        return self._writers.get()[row_by_row].begin()
+        return self._writers.get()[autocommit].begin()
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
@@ -89,12 +89,12 @@ class Database:
         self._engine.get().dispose()
 
     def _create_writers(self) -> tuple[Engine, Engine]:
-        """Return what writes all rows at once, and row by row; each keeps its events looked up."""
+        """Return what commits all at once, and each statement; both keep their events looked up."""
         engine = self._engine.get()
-        return engine.execution_options(writes="all"), engine.execution_options(writes="row")
+        return engine.execution_options(begin="BEGIN IMMEDIATE"), engine.execution_options(begin="")
 
     def _create_engine(self) -> Engine:
-        if not self.is_sqlite:
+        if self.file is None:
             engine = create_engine(
                 self.url,
                 hide_parameters=True,  # no values in logged errors
@@ -105,7 +105,6 @@ class Database:
             )
             event.listen(engine, "before_cursor_execute", _replace_nul, retval=True)
             return engine
-        assert self.file is not None
         create_private(self.file)
         engine = create_engine(
             self.url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}
@@ -148,25 +147,25 @@ def _url(text: str) -> URL:
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # otherwise sqlite3 begins transactions by its own rules
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-    cursor.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut loses the last rows
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
+    connection.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait
+    connection.execute("PRAGMA synchronous = NORMAL")  # safe in WAL: a power cut loses some rows
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _replace_nul(
-    _connection: Connection, _cursor: Any, statement: str, values: Any, *_: Any
-) -> tuple[str, Any]:
+def _replace_nul(_: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> tuple[str, Any]:
     """PostgreSQL has no NUL in texts. Callers can send one: an id with it is unknown, no error."""
-    for row in values if isinstance(values, list | tuple) else [values]:
-        for name in [k for k, value in row.items() if isinstance(value, str) and "\0" in value]:
-            row[name] = row[name].replace("\0", "\ufffd")
-    return statement, values
+    return statement, _without_nul(values)
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [*map(_without_nul, value)]
+    if isinstance(value, dict):
+        return {name: _without_nul(each) for name, each in value.items()}
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _begin_sqlite(connection: Connection) -> None:
     """Lock for writing at once: a transaction that has read first would fail instead of waiting."""
-    writes = connection.get_execution_options().get("writes")
-    if writes != "row":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if begin := connection.get_execution_options().get("begin", "BEGIN"):
+        connection.exec_driver_sql(begin)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Final
 
 from sqlalchemy import Column, Table, delete, select, text
@@ -61,11 +62,11 @@ class Retention:
         began_at: Column[datetime] = CALLS.c.started_at,
         every_s: float = EVERY_S,
     ) -> None:
-        self._database = database
         self._keep = keep
         self._began_at = began_at
         self._every_s = every_s
         self._ending = threading.Event()
+        self._prune = partial(prune, database, began_at=began_at, pause=self._ending.wait)
         self._thread = threading.Thread(target=self._run, name="ledger-retention", daemon=True)
         self._thread.start()
 
@@ -77,10 +78,7 @@ class Retention:
     def _run(self) -> None:
         while True:
             try:
-                before = datetime.now(UTC) - self._keep
-                deleted = prune(
-                    self._database, before=before, began_at=self._began_at, pause=self._ending.wait
-                )
+                deleted = self._prune(before=datetime.now(UTC) - self._keep)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("%s could not be pruned: %s", self._began_at.table, error)
             except Exception:  # a thread that ends would delete nothing any more

@@ -154,7 +154,7 @@ class StoredAnswers:
     def _write(self, answers: Mapping[str, StoredAnswer]) -> bool:
         rows = [asdict(answer) for answer in answers.values()]
         try:
-            with self._database.writing(row_by_row=True) as connection:
+            with self._database.writing(autocommit=True) as connection:
                 connection.execute(_statement(self._database.insert), rows)
         except (SQLAlchemyError, OSError) as error:
             log.warning("%d stored answers wait for the database: %s", len(rows), error)
