@@ -308,7 +308,8 @@ def _database(app: Flask, chosen: settings.Settings) -> Database:
     default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
         database = Database(chosen.database_url or default)
-        migration.prepare(database)
+        if not cli.command_line().startswith("chat db upgrade "):  # which says what it did
+            migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:
         raise settings.SettingsError(f"DATABASE_URL: {error}") from error
     return database

@@ -70,27 +70,26 @@ def command_config() -> Mapping[str, object] | None:
     """Return the configuration of this `flask` command; None for a server."""
     if serves():
         return None
-    line = _line()
-    return next((conf for command, conf in UNREAD.items() if line.startswith(command)), {})
+    return next((conf for text, conf in UNREAD.items() if command_line().startswith(text)), {})
 
 
 def needs_routes() -> bool:
     """Return whether this process has requests, or limits of routes."""
-    return serves() or not _line().startswith(WITHOUT_LIMITS)
+    return serves() or not command_line().startswith(WITHOUT_LIMITS)
 
 
 def needs_upstreams() -> bool:
     """Return whether this process calls models, or names upstreams."""
-    return serves() or not _line().startswith(WITHOUT_LIMITS + WITHOUT_UPSTREAMS)
+    return serves() or not command_line().startswith(WITHOUT_LIMITS + WITHOUT_UPSTREAMS)
 
 
 def prints_help() -> bool:
     """Return whether this is `--help` of a command, and not a value of its options or arguments."""
     *_, before, last = "", *sys.argv
-    return last == "--help" and before[:1] != "-" and "--" not in sys.argv and _line() != " "
+    return last == "--help" and before[:1] != "-" and "--" not in sys.argv and command_line() != " "
 
 
-def _line() -> str:
+def command_line() -> str:
     words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
     return f"{' '.join(words)} "
 

@@ -55,14 +55,11 @@ def prepare(database: Database) -> None:
         upgrade(database)
         return
     try:
-        schema = revision(database)
+        if (schema := revision(database)) != HEAD:
+            says = "The database has schema %s, but this version needs %s; run `%s`"
+            log.error(says, schema, HEAD, COMMAND)
     except SQLAlchemyError as error:
         log.error("The database is unavailable: %s", error)
-        return
-    if schema != HEAD:
-        log.error(
-            "The database has schema %s, but this version needs %s; run `%s`", schema, HEAD, COMMAND
-        )
 
 
 def upgrade(database: Database) -> bool:

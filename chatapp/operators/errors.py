@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chatapp.accounts.admin_keys import UnknownAdminKeyError
 from chatapp.accounts.store import Owner, RefusedChangeError, UnknownOwnerError
 from chatapp.database.backup import BackupError
+from chatapp.database.migration import UnknownSchemaError
 from ratelimit_ext import OperatorError, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,7 @@ REPORTED: Final = (
 
 
 def operator_error(error: Exception) -> OperatorError | None:
-    """Return the error of an act, of the accounts, a backup, the limits' storage or the database as
-    one of an operator's; None for any other."""
+    """Return the error as one whose sentence is for operators; None for what is not REPORTED."""
     match error:
         case OperatorError():
             return error
@@ -42,6 +42,8 @@ def operator_error(error: Exception) -> OperatorError | None:
             code, sentence = "backup", str(error)
         case StorageUnavailable():
             code, sentence = "storage", f"The limits cannot be reached: {error}"
+        case UnknownSchemaError():
+            code, sentence = "schema", f"DATABASE_URL: {error}"
         # A broken pipe, as in `… | head`, is click's, which ends the command without a word.
         case SQLAlchemyError() | OSError() if not isinstance(error, BrokenPipeError):
             reason = str(getattr(error, "orig", None) or error).strip()

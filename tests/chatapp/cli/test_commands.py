@@ -1,12 +1,14 @@
 """flask --app wsgi chat …"""
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 from flask import Flask
+from sqlalchemy import text
 
 from chatapp.accounts.api_key import parse
 from chatapp.accounts.store import Accounts
@@ -352,6 +354,20 @@ def test_a_ledger_that_is_wrong_fails(app: Flask, database_url: str) -> None:
 def test_the_schema_may_be_upgraded_again(app: Flask) -> None:
     """The second time, nothing is to be done."""
     assert "was already at" in run(app, "db", "upgrade").output
+
+
+def test_the_first_upgrade_says_what_it_did(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its own start has neither made the tables before it, nor logged that it has to be run."""
+    monkeypatch.setattr(sys, "argv", ["flask", "chat", "db", "upgrade"])
+    app = make_app(CHATAPP_DATABASE_URL=f"sqlite:///{tmp_path / 'new.db'}")
+    assert "is now at" in run(app, "db", "upgrade").output
+    with Database(f"sqlite:///{tmp_path / 'new.db'}").writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    refused = run(app, "db", "upgrade", status=1).output
+    assert refused.startswith("Error: DATABASE_URL: the database has schema 9999; this version")
+    assert refused.endswith("use another database.\n")
 
 
 def test_an_unavailable_database_is_one_sentence(make_app: AppMaker) -> None:
