@@ -9,20 +9,7 @@ from functools import cache
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    Connection,
-    Float,
-    Index,
-    Integer,
-    String,
-    Table,
-    Text,
-    update,
-)
+import sqlalchemy as sa
 
 from chatapp.catalogue.usage import Usage
 from chatapp.database import METADATA, Instant
@@ -32,42 +19,42 @@ from chatapp.ledger.call import Call
 SUMMED: Final = ("started_at", "status", "input_tokens", "output_tokens", "cost_micro_usd")
 #: The columns that a Usage has as they are.
 USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
-CALLS: Final = Table(
+CALLS: Final = sa.Table(
     "calls",
     METADATA,
-    Column("id", String(32), primary_key=True),
-    Column("started_at", Instant, nullable=False),
-    Column("user", String(300), nullable=False),
-    Column("key_id", String(16)),
-    Column("plan", String(64), nullable=False),
-    Column("endpoint", String(64), nullable=False),
-    Column("model", String(256), nullable=False),
-    Column("slug", String(100), nullable=False),
-    Column("provider", String(32), nullable=False),
-    Column("estimated_input_tokens", BigInteger, nullable=False),
-    Column("estimated_output_tokens", BigInteger, nullable=False),
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("started_at", Instant, nullable=False),
+    sa.Column("user", sa.String(300), nullable=False),
+    sa.Column("key_id", sa.String(16)),
+    sa.Column("plan", sa.String(64), nullable=False),
+    sa.Column("endpoint", sa.String(64), nullable=False),
+    sa.Column("model", sa.String(256), nullable=False),
+    sa.Column("slug", sa.String(100), nullable=False),
+    sa.Column("provider", sa.String(32), nullable=False),
+    sa.Column("estimated_input_tokens", sa.BigInteger, nullable=False),
+    sa.Column("estimated_output_tokens", sa.BigInteger, nullable=False),
     # None while unknown.
-    *[Column(name, BigInteger) for name in (*USAGE, "web_searches")],
+    *[sa.Column(name, sa.BigInteger) for name in (*USAGE, "web_searches")],
     # Uses of the provider's other tools, as "file_search:2+code_interpreter:1".
-    Column("other_tool_calls", String(128)),
-    Column("tiers", String(64)),
-    Column("estimated", Boolean, nullable=False),
-    Column("cost_micro_usd", BigInteger, nullable=False),
-    Column("status", String(32), nullable=False),
-    Column("client_left", Boolean, nullable=False),
-    Column("attempts", Integer, nullable=False, server_default="1"),
-    Column("team", String(64)),
-    Column("tags", JSON(none_as_null=True)),
-    Column("basis", String(16)),
-    Column("streamed", Boolean),
-    Column("limits_ms", Float),
-    Column("waited_ms", Integer),
-    Column("first_byte_ms", Integer),
-    Column("total_ms", BigInteger),
-    Column("limits", Text),
+    sa.Column("other_tool_calls", sa.String(128)),
+    sa.Column("tiers", sa.String(64)),
+    sa.Column("estimated", sa.Boolean, nullable=False),
+    sa.Column("cost_micro_usd", sa.BigInteger, nullable=False),
+    sa.Column("status", sa.String(32), nullable=False),
+    sa.Column("client_left", sa.Boolean, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("team", sa.String(64)),
+    sa.Column("tags", sa.JSON(none_as_null=True)),
+    sa.Column("basis", sa.String(16)),
+    sa.Column("streamed", sa.Boolean),
+    sa.Column("limits_ms", sa.Float),
+    sa.Column("waited_ms", sa.Integer),
+    sa.Column("first_byte_ms", sa.Integer),
+    sa.Column("total_ms", sa.BigInteger),
+    sa.Column("limits", sa.Text),
     # With what is summed: a million calls are read from it four times as fast as they are sorted.
-    *[Index(f"ix_calls_{owner}_started_at", owner, *SUMMED) for owner in ("user", "team")],
-    Index("ix_calls_started_at", "started_at"),
+    *[sa.Index(f"ix_calls_{owner}_started_at", owner, *SUMMED) for owner in ("user", "team")],
+    sa.Index("ix_calls_started_at", "started_at"),
 )
 #: The units of limits, by their initials.
 UNITS: Final = {"r": "requests", "t": "tokens", "i": "input_tokens", "o": "output_tokens"}
@@ -93,9 +80,9 @@ def write(database: Database, calls: Sequence[Call]) -> None:
             connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows)))
 
 
-def rename(connection: Connection, user: str, *, to: str) -> None:
+def rename(connection: sa.Connection, user: str, *, to: str) -> None:
     """Give the calls of a user another identity."""
-    connection.execute(update(CALLS).where(CALLS.c.user == user).values(user=to))
+    connection.execute(sa.update(CALLS).where(CALLS.c.user == user).values(user=to))
 
 
 @cache
