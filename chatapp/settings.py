@@ -43,6 +43,7 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 MAPPED: Final = IPv6Network("::ffff:0:0/96")
 #: The addresses that hosts on the internet have, of each version.
 PUBLIC: Final = (MAPPED, IPv6Network("2000::/3"))
+PREFIXES: Final = ("CHATAPP", "RATELIMIT")
 CONSENT: Final = "anyone who can connect may name any operator"
 
 
@@ -54,7 +55,7 @@ def _json_object(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return json.loads(value, object_pairs_hook=validation.unique_names)
     except (ValueError, RecursionError):
         return None  # not an object; the message quotes the text
 
@@ -300,6 +301,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
             config[name] = text
         elif name.startswith(LIMITER_PREFIX):
             config[name] = setting_value(name, text)
+        elif near := get_close_matches((part := name.partition("_"))[0], PREFIXES, cutoff=0.85):
+            log.warning("Unknown setting %s: did you mean %s%s?", name, near[0], "".join(part[1:]))
     return config
 
 

@@ -21,7 +21,7 @@ SENTENCES: Final = {
     "greater_than": "is {found}; {verb} more than {gt}",
     "greater_than_equal": "is {found}; {verb} at least {ge}",
     "less_than_equal": "is {found}; {verb} at most {le}",
-    "too_short": "is empty; {verb} at least one",
+    "too_short": "has {actual_length}; {verb} at least {min_length}",
     "too_long": "has {actual_length}; {verb} at most {max_length}",
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_from_float"), "is {found}; {verb} a whole number"
@@ -32,6 +32,8 @@ SENTENCES: Final = {
     "list_type": "is {found}; {verb} a list",
     **dict.fromkeys(("dict_type", "model_type"), "is {found}; {verb} an object"),
     "string_type": "is {found}; {verb} a string",
+    "string_too_short": "is too short; {verb} {min_length} or more characters",
+    "string_too_long": "is too long; {verb} at most {max_length} characters",
     "string_unicode": "contains half of a surrogate pair; {verb} whole characters",
     "literal_error": "is {found}; {verb} {expected}",
     "value_error": "{error}",
@@ -47,6 +49,14 @@ KINDS: Final[dict[object, str]] = {
     tuple[str, ...]: "a list of names, separated by commas",
     dict[str, str]: "a JSON object of strings",
 }
+
+
+def unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse a duplicate name in JSON: parsers disagree on which value counts."""
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        raise ValueError("duplicate name in an object")
+    return names
 
 
 def location(error: ErrorDetails) -> str:

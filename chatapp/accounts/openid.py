@@ -151,8 +151,7 @@ class OpenIdProvider:
 
     def _tokens(self, grant: Mapping[str, str]) -> Mapping[str, Any]:
         client = (quote_plus(self.client_id), quote_plus(self.client_secret))
-        url = self._metadata()[0]["token_endpoint"]
-        return answer_of("POST", url, data=grant, auth=client)
+        return answer_of("POST", self._metadata()[0]["token_endpoint"], data=grant, auth=client)
 
     def _metadata(self) -> tuple[Mapping[str, Any], Keys, float]:
         """Return what the provider publishes, its keys, and when that was read: once an hour."""

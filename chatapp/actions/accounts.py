@@ -559,8 +559,7 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
     if cleared:
         callers.note("clear-amount", identity, limit=limit, **call.why)
     if operators.is_shared:
-        removed = operators.clear_override(limit, identity, **call.why)
-        cleared = cleared or removed is not None
+        cleared = operators.clear_override(limit, identity, **call.why) is not None or cleared
     if not cleared:
         raise OperatorError("no_amount", f"{name} has no amount of {limit!r}.")
     return {"done": f"{name} has the policy's {limit} again; all workers apply it within 5 s."}

@@ -164,7 +164,8 @@ def checked(model: type[M], values: Mapping[str, Any]) -> M:
     if isinstance(cause, OperatorError):
         raise FieldError(name, f"{name}: {cause}", code=cause.code)
     names = ", ".join(field.alias or name for name, field in model.model_fields.items()) or "none"
-    allowed = f". Known fields: {names}" if error["type"] == "extra_forbidden" else ""
+    is_ours = error["type"] == "extra_forbidden" and error["loc"][1:] == ()  # no part of a field
+    allowed = f". Known fields: {names}" if is_ours else ""
     raise FieldError(name, f'"{name}" {validation.problem(error)}{allowed}.')
 
 

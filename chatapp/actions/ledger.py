@@ -373,8 +373,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     days = call.body.keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise FieldError("keep_days", 'Send "keep_days", or set CHATAPP_LEDGER_KEEP_DAYS.')
-    before = datetime.now(UTC) - timedelta(days=days)
-    deleted = prune(current_services().database, before=before)
+    deleted = prune(current_services().database, before=datetime.now(UTC) - timedelta(days=days))
     callers.note("prune-ledger", EVERYONE, amount=f"{days} days", **call.why)
     done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
     return {"deleted": deleted, "days": days, "done": done}

@@ -256,8 +256,7 @@ def _unblock(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, A
         model = services.catalogue.model(target.identity, upstream)
         for identity in services.router.quota_identities(model):
             lifted = blocks.unblocked(operators, COOL_DOWN, identity) or lifted
-    is_caller = kind in ("user", "key")
-    forgotten = is_caller and blocks.unblocked(operators, SURGE, target.identity)
+    forgotten = kind in ("user", "key") and blocks.unblocked(operators, SURGE, target.identity)
     if lifted or forgotten:
         note("unblock", target.identity, limit=target.limit, **call.why)
     if kind == "all":

@@ -90,9 +90,12 @@ def _value(place: Place, written: Written) -> Any:
     texts = [text for text in written if text]
     if get_origin(place.type) is dict:
         try:
-            return dict(map(arguments.own_limit, texts))
+            limits = dict(map(arguments.own_limit, texts))
         except OperatorError as error:
             raise FieldError(place.name, f"{place.name}: {error}", code=error.code) from None
+        if len(limits) < len(texts):
+            raise FieldError(place.name, f"{place.name}: {texts} name a limit twice; write it once")
+        return limits
     if get_origin(place.type) is list:
         return texts
     may_be_none = type(None) in get_args(place.field.annotation)

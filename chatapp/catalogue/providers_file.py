@@ -35,6 +35,7 @@ from chatapp.catalogue.price import LongPrice, Price
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 NAME_ALLOWED: Final = "1 to 32 lower-case letters, digits, _ and -, other than offline"
 SLUG_MAX_CHARACTERS: Final = 100
+CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER: Final = re.compile(r"[A-Za-z0-9-]+")
 TOML_LINE: Final = re.compile(r"at line (\d+)")
 #: Headers that hold a key.
@@ -156,6 +157,10 @@ class ClassTable(_Table):
     def _one_way(self) -> Self:
         if (self.field is None) == (self.header is None):
             raise ValueError("need a `field` or a `header`; write one of them")
+        if not all(map(CLASS_NAME.fullmatch, self.values)):
+            raise ValueError("have a blank or odd name; write names such as batch")
+        if self.header is not None:
+            _headers({self.header: "".join(map(str, self.values.values()))})
         return self
 
     def values_for(self, class_name: str, sent: object = None) -> list[int | str | None]:
@@ -233,8 +238,10 @@ class ProvidersFile:
                     tools[name] = listed.tools[source]
             for model_name, model in table.models.items():
                 models[f"{name}/{model_name}"] = self._entry(name, model_name, model, listed)
-            has_price = any(e.price for e in models.values() if e.provider == name)
-            if table.price is None and not has_price:
+            own = [entry for entry in models.values() if entry.provider == name]
+            if table.unlisted == "refused" and not own:
+                raise self._mistake((name, "unlisted"), "leaves no model; write some under models")
+            if table.price is None and not any(entry.price for entry in own):
                 raise self._mistake(
                     (name,),
                     f'has no price; write price = "{FREE}" or a table of prices, models_of = '

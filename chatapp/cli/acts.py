@@ -152,7 +152,7 @@ class _Command:
         """Return what is wrong, with options and arguments instead of fields."""
         sentence = error.sentence
         for place in self._places:
-            name = f"({place.name}|{'.'.join(place.names)})"
+            name = rf"({place.name}|{'.'.join(place.names)})(\.\d+)?"
             is_option = place.name not in self._arguments
             word = f"--{_option_name(place)}" if is_option else place.name.upper()
             sentence = re.sub(rf'"{name}"|^{name}(?=:)', word, sentence)

@@ -35,8 +35,8 @@ def name(text: str, *, most: int) -> str:
     name = text.strip()
     if not name or len(name) > most:
         raise OperatorError("invalid_name", f"{text!r} is blank or has more than {most} characters")
-    if not CONTROL.isdisjoint(map(unicodedata.category, name)):
-        raise OperatorError("invalid_name", f"{text!r} contains a control character")
+    if not CONTROL.isdisjoint(map(unicodedata.category, name)) or "\ufffd" in name:
+        raise OperatorError("invalid_name", f"{text!r} contains a control character or bad UTF-8")
     return name
 
 
@@ -162,7 +162,7 @@ def dollars(text: str) -> Decimal:
     if not (amount.is_finite() and 0 < amount <= MOST_DOLLARS and amount == round(amount, 6)):
         raise OperatorError(
             "invalid_amount",
-            f"{text!r} is not an amount of dollars above 0, with at most six decimals.",
+            f"{text!r} is not dollars above 0, up to {MOST_DOLLARS}, with at most six decimals.",
         )
     return amount
 

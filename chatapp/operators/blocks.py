@@ -114,8 +114,7 @@ def _user(name: str) -> Target:
     """Return a user, or the `ip:` address of callers without a name."""
     scheme, _, address = name.partition(":")
     if scheme == "ip" and callers.is_address(address):
-        identity = callers.identity_of(name)
-        return Target(USER_SWITCH, identity, f"The address {address}", "blocked")
+        return Target(USER_SWITCH, callers.identity_of(name), f"The address {address}", "blocked")
     name = callers.name_of(name)
     accounts = current_services().accounts
     if accounts.user(name) is None and callers.is_address(name):

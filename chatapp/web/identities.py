@@ -7,12 +7,12 @@ limit by IP protects the server, and `create_app` logs a warning.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
 from flask import request
 
+from chatapp.catalogue.providers_file import CLASS_NAME
 from chatapp.guards_file import CALLS
 from chatapp.settings import SettingsError
 from chatapp.web import current_request
@@ -33,7 +33,6 @@ __all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "is_named_by_key"
 CLASS: Final = "class"
 #: The class of an agent's request, which may be lower: only as a `priority`.
 REQUEST_CLASS: Final = "request_class"
-CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: The class of a plan without one.
 HIGHEST: Final = "interactive"
 #: By this header a caller asks for the lowest class, which comes after all that a policy can list.

@@ -39,7 +39,7 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
     operator: Operator = g.operator
     operator.check(row.scope, of_team=row.of_team)
     try:
-        query = checked(row.query, request.args.to_dict())
+        query = checked(row.query, {n: v if v[1:] else v[0] for n, v in request.args.lists()})
     except UnicodeDecodeError:
         raise ApiError(400, "invalid_query", "The query is not UTF-8. Percent-encode it.") from None
     body = row.body and checked(row.body, read_object(request, example="{}"))

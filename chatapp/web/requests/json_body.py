@@ -187,7 +187,9 @@ def read_document(
     try:
         _check_size(raw, most_tokens)
         document = json.loads(
-            raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
+            raw.decode("utf-8"),
+            parse_constant=_no_such_number,
+            object_pairs_hook=validation.unique_names,
         )
     except (ValueError, RecursionError) as error:
         problem = "empty" if not raw else f"not JSON ({_reason(error)})"
@@ -227,14 +229,6 @@ def _check_size(raw: bytes, most_tokens: int) -> None:
 
 def _no_such_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Refuse a duplicate name: parsers disagree on which value counts."""
-    names = dict(pairs)
-    if len(names) < len(pairs):
-        raise ValueError("duplicate name in an object")
-    return names
 
 
 def _reason(error: Exception) -> str:

@@ -121,6 +121,11 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
         ("keys create --user x --acts-for-users --plan-of-new x", "--plan-of-new: Unknown plan"),
         ("users set alice --limit usd-day", "--limit: 'usd-day' has no amount"),
         ("amounts set user alice usd-day 5", "AMOUNT: usd-day: found '5'"),
+        ("users set alice --limit plan=9/day --limit plan=8/day", "name a limit twice; write it"),
+        ("keys create --user x --model a,b --model a\tb", "--model: 'a\\tb' is not a model name"),
+        ("keys create --user x --acts-for-users --user-header Cookie", "--user-header: 'Cookie'"),
+        (f"users set alice --reason {'r' * 201}", '"reason" is too long; send at most 200'),
+        ("credit 1e9 --user alice", "USD: '1e9' is not dollars above 0, up to 1000000, with"),
         ("credit 5", "Name exactly one of --user, --key and --team."),
         ("ledger prune", "Send --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS."),
     ],
@@ -130,7 +135,7 @@ def test_a_mistake_names_the_option(
 ) -> None:
     """Not the field of the management API."""
     accounts.create_key("alice", plan=None, default_plan="starter")
-    assert sentence in run(app, *words.split(), status=2).output
+    assert sentence in run(app, *words.split(" "), status=2).output
 
 
 def test_create_and_set_say_what_they_refuse(app: Flask) -> None:

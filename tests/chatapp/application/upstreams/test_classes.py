@@ -273,7 +273,13 @@ MISTAKES = [
     ("values = { a = 1, b = 2 }", "classes need a `field` or a `header`; write one of them"),
     (f'header = "x"\n{VLLM}', "classes need a `field` or a `header`; write one of them"),
     ('field = "model"\nvalues = { a = 1, b = 2 }', "field has another meaning; write for example"),
-    ('field = "priority"\nvalues = { a = 1 }', "values"),
+    ('field = "priority"\nvalues = { a = 1 }', "values has 1; write at least 2"),
+    (
+        'field = "priority"\nvalues = { "a b" = 1, b = 2 }',
+        "classes have a blank or odd name; write",
+    ),
+    ('header = "Authorization"\nvalues = { a = 1, b = 2 }', "contain 'Authorization'; name the"),
+    ('header = "x"\nvalues = { a = "é", b = "b" }', "have a value of 'x' that is not printable"),
     ('header = "x y"\nvalues = { a = 1, b = 2 }', "header is not the name of a header"),
     ('feld = "priority"\n', "is unknown; allowed: field, header, values. Did you mean 'field'?"),
 ]

@@ -897,6 +897,9 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("PUT", "/users/%20new", {}, 422, "invalid_name", None),
     ("PUT", "/users/alice%20", {}, 422, "invalid_name", None),
     ("PUT", "/teams/new%20", {}, 422, "invalid_name", None),
+    ("PUT", "/users/%ff", {}, 422, "invalid_name", None),
+    ("PUT", "/users/alice", {"reason": "r" * 201}, 422, "invalid_field", "reason"),
+    ("POST", "/keys", {"user": "alice", "people": {"x": 1}}, 422, "invalid_field", "people.x"),
     ("GET", "/users/eve", None, 404, "unknown_user", None),
     ("DELETE", "/users/eve", None, 404, "unknown_user", None),
     ("POST", "/users", {"csv": "user\na\na\n"}, 422, "invalid_csv", "csv"),
@@ -950,6 +953,7 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("GET", "/spending?month=last&since=1d", None, 422, "invalid_field", "month"),
     ("GET", "/spending?user=eve", None, 404, "unknown_caller", None),
     ("GET", "/users?limit=0", None, 422, "invalid_field", "limit"),
+    ("GET", "/users?limit=1&limit=2", None, 422, "invalid_field", "limit"),
     ("GET", "/limits?endpoint=no", None, 422, "unknown_endpoint", "endpoint"),
     ("GET", "/used?name=no", None, 422, "unknown_limit", "name"),
 ]
