@@ -158,9 +158,10 @@ class Settings(BaseModel):
         shown="32 MB",
     )
     metrics_token: str | None = setting(
-        "token of [GET /metrics](metrics.md), of at least 16 characters",
+        "token of [GET /metrics](metrics.md), of at least 16 ASCII characters, as headers have",
         shown="no metrics",
         min_length=16,
+        pattern="^[ -~]+$",
     )
     traces: bool = setting(
         "[spans](metrics.md#traces) of requests and attempts, for OpenTelemetry",
