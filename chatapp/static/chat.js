@@ -494,6 +494,7 @@ function refreshUsage(delayMs = 0) {
       if (error instanceof Refusal && error.status === 401) {
         at("sentence").textContent = describe(error, facts()).sentence;
         at("limits-box").hidden = true;
+        if (apiKey) at("welcome").querySelector("h2").textContent = PASTE_KEY;
         if (entered !== null) rejectKey();
       } else if (!(error instanceof Refusal) || error.status !== 429) {
         at("sentence").textContent = "Your limits cannot be shown at the moment.";
