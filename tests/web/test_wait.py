@@ -428,6 +428,27 @@ def test_a_flow_never_loses_a_place_to_one_that_has_as_many() -> None:
     assert [places.acquire(blocking=False) for _ in range(5)] == [True] * 4 + [False]
 
 
+def test_a_request_that_waits_keeps_its_amount(make: Maker, uri: str, night: Night) -> None:
+    """An override that ends meanwhile paces those that come later."""
+    app, limiter = make(storage_uri=uri)
+    paced(app, limiter, burst=1)
+    with app.app_context():
+        limiter.operators.override("pace", "someone", "60/minute")
+    assert statuses(app, "/", 1) == [200]
+
+    def end(_: float) -> bool:
+        with app.app_context():
+            limiter.operators.clear_override("pace", "someone")
+        return True
+
+    night.instead = end
+    assert statuses(app, "/", 1) == [200]
+    night.instead = lambda _: True
+    assert statuses(app, "/", 1) == [200]
+    first, second = night.lengths
+    assert first <= 1 < second <= 2
+
+
 def test_limits_on_denials_do_not_count_a_wait(make: Maker, uri: str, night: Night) -> None:
     """A refusal they do count."""
     app, limiter = make(storage_uri=uri, meta_limits=[MetaLimit("1/hour")], config=MANY)
