@@ -305,9 +305,8 @@ def _add_log_handlers(app: Flask) -> None:
 
 
 def _database(app: Flask, chosen: settings.Settings) -> Database:
-    default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
-        database = Database(chosen.database_url or default)
+        database = Database(chosen.database_url or f"sqlite:///{app.instance_path}/chatapp.db")
         if not cli.command_line().startswith("chat db upgrade "):  # which says what it did
             migration.prepare(database)
     except (DatabaseUrlError, SQLAlchemyError, OSError) as error:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from chatapp.accounts.api_key import PresentedKey
 from tests.e2e.page.actions import button, message, problem, replies, say
@@ -132,6 +132,11 @@ def test_a_busy_model_is_asked_again(page: Page) -> None:
     expect(problem(page)).to_have_count(0)
 
 
+def enter(field: Locator, text: str) -> None:
+    field.fill(text)
+    field.press("Enter")
+
+
 def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page) -> None:
     """A wrong key is reported, the right one is accepted; only the tab stores it, unless the user
     chooses that the browser keeps it."""
@@ -145,8 +150,7 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     say(page, "hello")
     expect(problem(page)).to_contain_text(asks)
     expect(field).to_be_focused()
-    field.fill("sk-chat-typo")
-    field.press("Enter")
+    enter(field, "sk-chat-typo")
     expect(page.locator("#status")).to_have_text(f"This key does not work. {asks}")
     expect(field).to_be_focused()
     expect(message(page)).to_have_value("hello")
@@ -163,8 +167,7 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     expect(problem(page)).to_contain_text(f"This key does not work. {asks}")
     expect(problem(page)).to_contain_text("API key is malformed")
     expect(field).to_be_focused()
-    field.fill(key.text)
-    field.press("Enter")
+    enter(field, key.text)
     expect(page.locator("#sentence")).to_contain_text("You can send 10 more messages now")
     expect(page.locator("#welcome h2")).to_have_text("What can I do for you?")
     expect(message(page)).to_be_focused()
