@@ -169,8 +169,21 @@ def test_the_metadata_is_the_projects(wheels: dict[str, Path]) -> None:
     assert {Requirement(need).name for need in PROJECT["dependencies"]} <= needs
     assert f"Repository, {REPOSITORY}" in read.get_all("Project-URL", [])
     links = re.findall(r"\]\(([^)]+)\)", read.get_payload())
-    assert [link for link in links if not link.startswith("https://")] == []
+    titles = re.findall(r"^## (.+)$", read.get_payload(), re.MULTILINE)
+    anchors = {"#" + title.lower().replace(" ", "-") for title in titles}
+    assert {link for link in links if not link.startswith("https://")} <= anchors
     assert f"{REPOSITORY}/blob/v{PROJECT['version']}/docs/extension/choose.md" in links
+
+
+@needs_setuptools
+def test_readme_has_the_commands_of_an_installation(wheels: dict[str, Path]) -> None:
+    """Who reads it on an index has no checkout: they install the package, and run its command."""
+    text = metadata(wheels[GATEWAY]).get_payload()
+    assert text == metadata(wheels[EXTENSION]).get_payload()
+    assert "run `pip install ratelimit-ext` to install" in text
+    [line] = re.findall(r"^python3 -m venv .*(?<!&&)$", text, re.MULTILINE)
+    assert line.endswith(".venv/bin/pip install ratelimit-gateway && .venv/bin/chatapp")
+    assert not re.search(r"pip install \.|-r requirements.txt|wsgi", text)
 
 
 @needs_setuptools
