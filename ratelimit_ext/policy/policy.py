@@ -161,6 +161,7 @@ class Policy:
     ) -> None:
         """Note blueprints, by their whole names, and endpoints that are not registered."""
         either = [*blueprints, *(name for name in endpoints if name not in blueprints)]
+        endpoints = [name for name in endpoints if name.rpartition(".")[2] != "static"]  # exempt
         registered = {"blueprint": blueprints, "endpoint": endpoints, "either": either}
         for kind, name, place in self.uses:
             if kind in registered and name not in (names := registered[kind]):

@@ -186,8 +186,14 @@ class Policies:
                 raise ConfigurationError(f"limiter.policy_rules: {allowed}")
             for place, sentence in rules:
                 mistakes.add(place, sentence)
+        identities, key_func = self.callbacks.identities, self.settings._key_func
+        usual = [name for name, function in identities.items() if function is key_func]
+        for limit in policy.all_limits():
+            if limit.key is None and limit.options.fair in usual:
+                sentence = "found what the limit counts already. Write a key, too."
+                mistakes.add(limit.place.at("fair"), sentence)
         policy.check_uses(
-            self.callbacks.identities,
+            identities,
             mistakes,
             knows_plans=self.callbacks.plan_loader is not None,
             knows_amounts=self.callbacks.amount_loader is not None,
