@@ -32,13 +32,17 @@
 
 begin(ARGV[3])
 if ARGV[4] ~= list_of_numbers then numbers, list_of_numbers = cjson.decode(ARGV[4]), ARGV[4] end
-hold, lease = tonumber(ARGV[5]) or 0, tonumber(ARGV[6]) or 0
-waited, keeps, price = tonumber(ARGV[7]), tonumber(ARGV[8]) == 1, tonumber(ARGV[9]) or 0
+hold, lease, waited, keeps, price = 0, 0, nil, false, 0
+if ARGV[5] then
+  hold, lease, waited = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+  keeps, price = tonumber(ARGV[8]) == 1, tonumber(ARGV[9]) or 0
+end
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
-local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
-local denied, banned, claims, waits = false, false, {}, waited and ARGV[2] == '1'
-local cursor, number = 1, 1
+-- States: what a check leaves for its take. A table is copied each time that it grows: here is room.
+local reply, states = { now, 1, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil }, { nil, nil, nil }
+local denied, banned, waits = false, false, waited and ARGV[2] == '1'
+local cursor, number, ending = 1, 1, 2 + 4 * #KEYS
 
 for i = 1, #KEYS do
   local strategy, part, more = strategies[words[cursor]], words[cursor + 1], words[cursor + 2]
@@ -54,31 +58,28 @@ for i = 1, #KEYS do
   else
     bucket, current = KEYS[i], strategy
     local fits, x, y, z, state = strategy.check(raw, now, cost, arg, claim)
-    if claim then claims[#claims + 1] = state end
+    if claim then
+      reply[ending + 1], reply[ending + 2], ending = state.granted, state.others, ending + 2
+    end
+    reply[place - 1], reply[place], reply[place + 1], reply[place + 2] = 1, x, y, z
     if not fits and (cost > 0 or more == '=') then -- a look is never denied
       local is_denied = part == 'e' or part == 'm'
       denied = denied or is_denied
       banned = banned or part == 'm'
       waits = waits and (not is_denied or strategy.may_wait and strategy.may_wait(state))
       reply[place - 1] = 0
-    else
-      reply[place - 1] = 1
     end
     -- Shadows of a member's share and of its group, right before it: both are made, or none.
     if part == 's' and (strategy.of or strategy) == strategies.fm then
       local both = math.min(reply[place - 1], reply[place - 5])
       reply[place - 1], reply[place - 5] = both, both
     end
-    reply[place], reply[place + 1], reply[place + 2] = x, y, z
     if state then states[i] = state end
   end
   cursor = arg + strategy.arguments
 end
 
 if denied then reply[2] = 0 end
-for _, holds in ipairs(claims) do
-  reply[#reply + 1], reply[#reply + 2] = holds.granted, holds.others
-end
 if ARGV[2] == '0' then return reply end
 
 local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused
@@ -97,13 +98,12 @@ for i = 1, #KEYS do
       for position in string.gmatch(more, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
     end
 
-    local value, offset, lifetime
     bucket, current = KEYS[i], strategy
-    local x, y, z = reply[place], reply[place + 1], reply[place + 2]
+    local x, y, z, value, offset, lifetime = reply[place], reply[place + 1], reply[place + 2]
     if denied and waits and part == 'e' and strategy.place then strategy.place(now, arg, state, fits) end
     if taken and cost > 0 then
       if strategy.patch then
-        value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)
+        value, offset, lifetime = strategy.patch(now, cost, arg, x, y, state)
       end
       if not value then value, lifetime = strategy.take(now, cost, arg, x, y, z, state) end
     else
@@ -118,15 +118,12 @@ for i = 1, #KEYS do
 
     if value then
       lifetime = lifetime or strategy.lifetime(value, now, arg)
-      if unstored then
+      if unstored or not stored and lifetime > 0 and not try_store(bucket, value, lifetime, offset) then
+        unstored = unstored or {}
         unstored[#unstored + 1] = { i, strategy, part, value, lifetime, offset }
-      elseif stored or lifetime <= 0 then
-        store(bucket, value, lifetime, offset)
-        stored = true
-      elseif try_store(bucket, value, lifetime, offset) then
-        stored = true
       else
-        unstored = { { i, strategy, part, value, lifetime, offset } }
+        if stored or lifetime <= 0 then store(bucket, value, lifetime, offset) end -- else it is stored
+        stored = true
       end
     end
   end

@@ -38,11 +38,17 @@ strategies.fw = {
   check = function(raw, now, cost, arg)
     local used, ending = opened(raw, now)
     local latest = ending_of(now, arg)
+    local is_kept = ending > 0 and ending <= latest and #raw == 14
     if ending == 0 or ending > latest then ending = latest end -- later: a clock set back
-    return used + cost <= words[arg], used, ending, 0
+    return used + cost <= words[arg], used, ending, 0, is_kept
   end,
 
   take = take,
+
+  -- A call in a window that is stored changes the units alone.
+  patch = function(now, cost, arg, used, ending, is_kept)
+    if is_kept then return struct.pack('<I7', used + cost), 0, ending - now end
+  end,
 
   left = function(_, arg, used) return words[arg] - used end,
 

@@ -13,7 +13,6 @@
 --          before the cost fits, or 0; if it fits, the oldest, or 0
 
 local INSTANT, EXACT, MOST, MOST_TOTAL = 7, 256, 512, 1099511627775
-local LARGE = 1024 -- bytes of a log from which it is changed in place
 local FORMATS = { '<I7I1', '<I7I2', '<I7I3', '<I7I4', '<I7I5' } -- of an entry, by width
 
 -- Entries are counted from 0.
@@ -141,27 +140,29 @@ strategies.sw = {
         return (sum - base) % 256 ^ width >= excess
       end), width)
     end
-    return excess <= 0, total, newest, leaver, { base, log, first, count, width }
+    return excess <= 0, total, newest, leaver, { base, log, first, count, width, log == raw }
   end,
 
   take = take,
 
   left = function(_, arg, total) return words[arg] - total end,
 
-  -- A call that changes nothing but the newest entry of a large log: that entry, its offset, and the
-  -- lifetime of the log.
-  patch = function(raw, now, cost, arg, total, state)
-    local base, log, first, count, width = unpack(state)
+  -- A call that changes nothing but the newest entry: that entry, its offset, and the lifetime.
+  patch = function(now, cost, arg, total, newest, state)
+    local base, log, first, count, width, is_stored = unpack(state)
     local grain = math.ceil(words[arg + 1] / (MOST - 1))
-    if not raw or #raw < LARGE or #log ~= #raw or first > 0 then return nil end
-    if width_for(total + cost) > width then return nil end
+    if not is_stored or first > 0 or width_for(total + cost) > width then return nil end
     if not joins_newest(log, first, count, width, now, grain) then return nil end
     return packed(now, base + total + cost, width), place_of(count - 1, width) - 1, words[arg + 1]
   end,
 
+  -- A log of many entries is kept for all that join the newest one.
   lifetime = function(value, now, arg)
     local count, width = stored(value)
-    return count > 0 and entry_at(value, count - 1, width) + words[arg + 1] - now or 0
+    if count == 0 then return 0 end
+    local newest, period = entry_at(value, count - 1, width), words[arg + 1]
+    local grain = count < EXACT and 1 or math.ceil(period / (MOST - 1))
+    return (math.floor(newest / grain) + 1) * grain - 1 + period - now
   end,
 
   is_stale = function(raw, now)

@@ -131,7 +131,8 @@ def test_a_driver_takes_its_keys_from_keys(driver: str) -> None:
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_large_log_is_changed_in_place(redis_client: redis.Redis, place: int) -> None:
-    """A call within the newest grain of a full window writes 12 bytes, beside others, too."""
+    """A call within the newest grain of a full window writes 12 bytes, beside others, too. The log
+    is kept for all calls of that grain."""
     engine = RedisEngine(redis_client, redis.RedisError)
     charges = [Charge(limit_of("token-bucket", 5), "other")]
     charges.insert(place, Charge(limit_of("sliding-window", 10**6), "bucket"))
@@ -147,7 +148,27 @@ def test_a_large_log_is_changed_in_place(redis_client: redis.Redis, place: int) 
     assert after is not None
     assert before[:-12] == after[:-12]
     assert before != after
-    assert DAY // 1000 - 1000 < redis_client.pttl("bucket") <= DAY // 1000 + 1
+    assert "cmdstat_pexpire" not in stats
+    assert DAY // 1000 - 1000 < redis_client.pttl("bucket") <= DAY // 1000 + DAY // 511_000 + 2
+
+
+def test_an_open_window_is_changed_in_place(redis_client: redis.Redis) -> None:
+    """A further call of a fixed window writes 7 bytes, and the window ends when it did. If the
+    clock was set back, all is written."""
+    engine, charge = (
+        RedisEngine(redis_client, redis.RedisError),
+        Charge(limit_of("fixed-window", 5), "bucket"),
+    )
+    redis_client.config_resetstat()
+    for call, (sets, ranges) in enumerate([(1, 0), (1, 1), (1, 2)]):
+        redis_client.pexpire("bucket", 50_000)
+        assert engine.admit([charge], now_us=START + call).verdicts[0].remaining == 4 - call
+        stats = redis_client.info("commandstats")
+        assert stats["cmdstat_set"]["calls"] == sets
+        assert stats.get("cmdstat_setrange", {"calls": 0})["calls"] == ranges
+    assert 40_000 < redis_client.pttl("bucket") <= 50_000
+    assert engine.admit([charge], now_us=START - SECOND).verdicts[0].remaining == 1
+    assert redis_client.info("commandstats")["cmdstat_set"]["calls"] == 2
 
 
 def test_codes_are_two_letters_and_unique() -> None:

@@ -51,6 +51,7 @@ def test_the_product_of_the_largest_numbers_is_exact(redis_client: redis.Redis) 
     script = (
         prelude
         + """
+    begin('[]')
     local quotient, rest = multiply_divide(tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]))
     return {string.format('%.0f', quotient), string.format('%.0f', rest)}
     """
