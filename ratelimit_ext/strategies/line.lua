@@ -116,8 +116,7 @@ strategies.line = function(inner)
     end
     local missing = x + before + cost - most
     fits = missing + (y > 0 and 1 or 0) <= 0
-    local line = { state = state, raw = raw, tickets = tickets, before = before, own = own }
-    line.is_stored = is_stored
+    local line = { state = state, raw = raw, tickets = tickets, before = before, own = own, is_stored = is_stored }
     if not fits and waited and cost <= most then
       local due = base.due and base.due(now, arg, missing, y, z) or now
       if due - now <= wait - waited then line.due = due end

@@ -72,8 +72,9 @@ class SlidingWindowCounter(Strategy):
         start, previous, current = snapshot
         current += cost
         period = limit.period_us
-        used = _weighted(start, previous, current, now_us, period)
-        remaining, end = max(0, limit.amount - used), start + period
+        end = start + period
+        used = previous * (end - now_us) // period + current
+        remaining = max(0, limit.amount - used)
         if current:
             reset = end + period - _overlap(0, current, period) - now_us
         elif used:
@@ -93,10 +94,6 @@ class SlidingWindowCounter(Strategy):
         left = max(0, reset_us - elapsed_us)
         more = verdict.left[2] - elapsed_us
         return remaining, left, more if more > 0 else left
-
-
-def _weighted(start: int, previous: int, current: int, now_us: int, period: int) -> int:
-    return previous * (start + period - now_us) // period + current
 
 
 def _overlap(room: int, units: int, period: int) -> int:

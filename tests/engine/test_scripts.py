@@ -155,10 +155,8 @@ def test_a_large_log_is_changed_in_place(redis_client: redis.Redis, place: int) 
 def test_an_open_window_is_changed_in_place(redis_client: redis.Redis) -> None:
     """A further call of a fixed window writes 7 bytes, and the window ends when it did. If the
     clock was set back, all is written."""
-    engine, charge = (
-        RedisEngine(redis_client, redis.RedisError),
-        Charge(limit_of("fixed-window", 5), "bucket"),
-    )
+    engine = RedisEngine(redis_client, redis.RedisError)
+    charge = Charge(limit_of("fixed-window", 5), "bucket")
     redis_client.config_resetstat()
     for call, (sets, ranges) in enumerate([(1, 0), (1, 1), (1, 2)]):
         redis_client.pexpire("bucket", 50_000)
