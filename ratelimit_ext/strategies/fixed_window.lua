@@ -36,8 +36,7 @@ strategies.fw = {
   receipt = function(now, x, y) return y end,
 
   check = function(raw, now, cost, arg)
-    local used, ending = opened(raw, now)
-    local latest = ending_of(now, arg)
+    local latest, used, ending = ending_of(now, arg), opened(raw, now)
     local is_kept = ending > 0 and ending <= latest and #raw == 14
     if ending == 0 or ending > latest then ending = latest end -- later: a clock set back
     return used + cost <= words[arg], used, ending, 0, is_kept

@@ -40,8 +40,7 @@ end
 
 -- The number of entries, their width, the base; no entries if the value is malformed.
 local function stored(raw)
-  if not raw or raw == '' then return 0, 1, 0 end
-  local last = string.byte(raw, -1)
+  local last = raw and string.byte(raw, -1) or 0
   local width = last % 8
   if width < 1 or width > 5 or last > 13 then return 0, 1, 0 end
   local size = #raw - 1 - (last > 8 and width or 0)
@@ -64,8 +63,7 @@ end
 local function present(raw, now, period)
   local count, width, base = stored(raw)
   local first = 0
-  if count == 0 then return 0, 0, '', 0, 0, 1 end
-  if entry_at(raw, 0, width) <= now - period then
+  if count > 0 and entry_at(raw, 0, width) <= now - period then
     first = first_entry(raw, 1, count, width, function(instant) return instant > now - period end)
     base = select(2, entry_at(raw, first - 1, width))
   end
@@ -100,25 +98,25 @@ local function widened(log, first, count, base, width, wider)
 end
 
 -- Whether a call of now replaces the newest of these entries.
-local function joins_newest(log, first, count, width, now, grain)
+local function joins_newest(log, first, count, width, now, arg)
   if count == first then return false end
   local newest = entry_at(log, count - 1, width)
   if newest == now then return true end
+  local grain = math.ceil(words[arg + 1] / (MOST - 1))
   return count - first >= EXACT and math.floor(newest / grain) == math.floor(now / grain)
 end
 
 local function take(now, cost, arg, total, newest, leaver, state)
   local base, log, first, count, width = unpack(state)
-  local grain = math.ceil(words[arg + 1] / (MOST - 1))
   local wider = width_for(math.max(words[arg], total + cost))
   if wider > width then
     log, base = widened(log, first, count, base, width, wider), 0
     first, count, width = 0, count - first, wider
   end
   local kept, full = count, count - first >= MOST
-  if joins_newest(log, first, count, width, now, grain) then kept, full = count - 1, false end
+  if joins_newest(log, first, count, width, now, arg) then kept, full = count - 1, false end
   local entries = string.sub(log, place_of(first, width), place_of(kept, width) - 1)
-  if full then entries = merged(entries, width, grain) end
+  if full then entries = merged(entries, width, math.ceil(words[arg + 1] / (MOST - 1))) end
   return entries .. packed(now, base + total + cost, width) .. ending_of(base, width)
 end
 
@@ -150,9 +148,8 @@ strategies.sw = {
   -- A call that changes nothing but the newest entry: that entry, its offset, and the lifetime.
   patch = function(now, cost, arg, total, newest, state)
     local base, log, first, count, width, is_stored = unpack(state)
-    local grain = math.ceil(words[arg + 1] / (MOST - 1))
     if not is_stored or first > 0 or width_for(total + cost) > width then return nil end
-    if not joins_newest(log, first, count, width, now, grain) then return nil end
+    if not joins_newest(log, first, count, width, now, arg) then return nil end
     return packed(now, base + total + cost, width), place_of(count - 1, width) - 1, words[arg + 1]
   end,
 
@@ -160,9 +157,8 @@ strategies.sw = {
   lifetime = function(value, now, arg)
     local count, width = stored(value)
     if count == 0 then return 0 end
-    local newest, period = entry_at(value, count - 1, width), words[arg + 1]
-    local grain = count < EXACT and 1 or math.ceil(period / (MOST - 1))
-    return (math.floor(newest / grain) + 1) * grain - 1 + period - now
+    local grain = count < EXACT and 1 or math.ceil(words[arg + 1] / (MOST - 1))
+    return (math.floor(entry_at(value, count - 1, width) / grain) + 1) * grain - 1 + words[arg + 1] - now
   end,
 
   is_stale = function(raw, now)
