@@ -21,7 +21,7 @@ SENTENCES: Final = {
     "greater_than": "is {found}; {verb} more than {gt}",
     "greater_than_equal": "is {found}; {verb} at least {ge}",
     "less_than_equal": "is {found}; {verb} at most {le}",
-    "too_short": "has {actual_length}; {verb} at least {min_length}",
+    "too_short": "has too few entries: {actual_length}; {verb} at least {min_length}",
     "too_long": "has {actual_length}; {verb} at most {max_length}",
     **dict.fromkeys(
         ("int_type", "int_parsing", "int_from_float"), "is {found}; {verb} a whole number"

@@ -160,10 +160,8 @@ def dollars(text: str) -> Decimal:
     except InvalidOperation:
         amount = Decimal("NaN")
     if not (amount.is_finite() and 0 < amount <= MOST_DOLLARS and amount == round(amount, 6)):
-        raise OperatorError(
-            "invalid_amount",
-            f"{text!r} is not dollars above 0, up to {MOST_DOLLARS}, with at most six decimals.",
-        )
+        allowed = f"an amount of dollars above 0, up to {MOST_DOLLARS}, with at most six decimals"
+        raise OperatorError("invalid_amount", f"{text!r} is not {allowed}.")
     return amount
 
 

@@ -25,7 +25,7 @@ MISTAKES = [
     ("version = \n", 1, "this is not TOML: Invalid value (at line 1, column 11). Write"),
     ("version = 1\n", 0, "upstreams is missing; write it"),
     ("version = 2\n[upstreams.a]\n", 1, "version is '2'; write 1"),
-    ("version = 1\nupstreams = {}", 2, "upstreams has 0; write at least 1"),
+    ("version = 1\nupstreams = {}", 2, "upstreams has too few entries: 0; write at least 1"),
     (HEAD + 'base_ur = ""', 4, "models_of, price, models. Did you mean 'base_url'?"),
     ('version = 1\n[upstreams.a]\nprotocol = "opnai"', 3, "is 'opnai'; write 'openai' or"),
     ('version = 1\n[upstreams.A]\nprotocol = "openai"', 2, "upstreams.A is not allowed; write"),

@@ -125,7 +125,10 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
         ("keys create --user x --model a,b --model a\tb", "--model: 'a\\tb' is not a model name"),
         ("keys create --user x --acts-for-users --user-header Cookie", "--user-header: 'Cookie'"),
         (f"users set alice --reason {'r' * 201}", '"reason" is too long; send at most 200'),
-        ("credit 1e9 --user alice", "USD: '1e9' is not dollars above 0, up to 1000000, with"),
+        (
+            "credit 1e9 --user alice",
+            "USD: '1e9' is not an amount of dollars above 0, up to 1000000, with",
+        ),
         ("credit 5", "Name exactly one of --user, --key and --team."),
         ("ledger prune", "Send --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS."),
     ],

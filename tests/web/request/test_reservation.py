@@ -250,7 +250,8 @@ def test_one_call_to_admit_and_one_to_settle(redis_uri: str, redis_client: redis
     calls = {name: stat["calls"] for name, stat in redis_client.info("commandstats").items()}
     assert calls.pop("cmdstat_fcall") == 2
     assert set(calls) <= {
-        f"cmdstat_{n}" for n in ("mget", "set", "del", "time", "config|resetstat", "info")
+        f"cmdstat_{n}"
+        for n in ("mget", "set", "setrange", "del", "time", "config|resetstat", "info")
     }
 
 

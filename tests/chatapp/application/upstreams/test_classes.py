@@ -273,7 +273,7 @@ MISTAKES = [
     ("values = { a = 1, b = 2 }", "classes need a `field` or a `header`; write one of them"),
     (f'header = "x"\n{VLLM}', "classes need a `field` or a `header`; write one of them"),
     ('field = "model"\nvalues = { a = 1, b = 2 }', "field has another meaning; write for example"),
-    ('field = "priority"\nvalues = { a = 1 }', "values has 1; write at least 2"),
+    ('field = "priority"\nvalues = { a = 1 }', "values has too few entries: 1; write at least 2"),
     (
         'field = "priority"\nvalues = { "a b" = 1, b = 2 }',
         "classes have a blank or odd name; write",

@@ -154,7 +154,7 @@ REFUSED: dict[tuple[int, str], list[Any]] = {
         ("system a list", fields(system=[]), "is a list"),
     ],
     (422, "invalid_messages"): [
-        ("no messages", talk(), "is empty"),
+        ("no messages", talk(), "has too few entries: 0; send at least 1"),
         ("messages null", b'{"messages": null}', "is null; send a list"),
         ("messages a string", b'{"messages": "hi"}', "is a string"),
         ("both forms", fields(messages=[USER]), "Send one of them"),
