@@ -261,7 +261,6 @@ class UpstreamCall:
         slug = model.slug
         self._meter: Meter | None = None
         self._bounds = Bounds()
-        self._held = self._demand.cost_micro_usd
         self._unseen_tokens = estimate.output_tokens
         #: What the call may spend; None without a budget.
         self._spendable: int | None = None
@@ -275,8 +274,6 @@ class UpstreamCall:
         prompt = estimate.usage._replace(output_tokens=0)
         if not self._is_alone:
             prompt = self._demand.prompt(self._catalogue)
-            # One of its budgets may have less, of which it is the only call.
-            self._held = max(may_spend, self._demand.claim(self._catalogue).beside)
         tool_uses = result_tokens = None
         if estimate.tools:
             pot = may_spend // 2
@@ -456,7 +453,9 @@ class UpstreamCall:
             usage = usage._replace(tiers=estimate.tiers)
         cost_micro_usd = self._catalogue.price(self.record.slug, usage)
         if used.unseen and not self._is_alone:
-            cost_micro_usd = max(cost_micro_usd, self._held)
+            # One of its budgets may have less, of which it is the only call.
+            beside = self._demand.claim(self._catalogue).beside
+            cost_micro_usd = max(cost_micro_usd, self._spendable or 0, beside)
         self.record = self._row(
             cost_micro_usd,
             usage=usage,

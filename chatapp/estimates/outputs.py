@@ -93,7 +93,7 @@ class History:
         with self._lock:
             calls = self._callers.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)
-        if not inputs:
+        if not any(usage.cached_input_tokens or usage.cache_write_tokens for usage in inputs):
             return 0
         *_, before, last = (_NO_INPUT, *inputs)
         longest = max([usage.input_tokens for usage in inputs])

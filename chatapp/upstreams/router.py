@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 UNBOUNDED: Final = Bounds()
 NO_SUCH_ADDRESS: Final = frozenset({404, 405})
+#: How many requested names are known, with their models.
+MOST_NAMES: Final = 1024
 
 
 class UnknownModelError(ValueError):
@@ -69,6 +72,8 @@ class Router:
         self._keys = {name: u.keys for name, u in self._forwarders.items()}
         self._several_keys = {n: keys for n, keys in self._keys.items() if len(keys.names) > 1}
         self.catalogue = catalogue
+        # A decorator would keep routers that are gone.
+        self._serving = lru_cache(maxsize=MOST_NAMES)(self._found)
         self.max_tokens = max_tokens
         #: Whether an upstream gets the class of a call.
         self.sends_classes: Final = any(u.sends_classes for u in self._forwarders.values())
@@ -101,13 +106,10 @@ class Router:
 
     def _available(self, name: str) -> Model:
         missing = None
-        for upstream, model_name in self._serving(name):
+        for upstream, model in self._serving(name):
             if upstream.missing is None:
-                model = self.catalogue.model(model_name, upstream.name)
-                if (
-                    model.slug in self.catalogue.entries
-                    or upstream.name not in self.catalogue.strict
-                ):
+                has_price = model.slug in self.catalogue.entries
+                if has_price or upstream.name not in self.catalogue.strict:
                     return model
                 raise ModelUnavailableError(
                     f'The model "{name[:100]}" has no price on this server. Ask the operator to '
@@ -128,16 +130,14 @@ class Router:
     def upstream_of(self, model: Model) -> Upstream:
         return self._upstreams[model.upstream]
 
-    def _serving(self, name: str) -> Iterator[tuple[Upstream, str]]:
-        """Yield the upstreams that serve this name, in order, each with its own name for the model:
-        only one if the name begins with an upstream's."""
+    def _found(self, name: str) -> list[tuple[Upstream, Model]]:
+        """Return the upstreams that serve this name, in order, each with its own model: only one if
+        the name begins with an upstream's."""
         first, _, rest = name.partition("/")
         if rest and first in self._upstreams and self._upstreams[first].serves(rest):
-            yield self._upstreams[first], rest
-            return
-        for upstream in self._upstreams.values():
-            if upstream.serves(name):
-                yield upstream, name
+            return [(self._upstreams[first], self.catalogue.model(rest, first))]
+        serving = [each for each in self._upstreams.values() if each.serves(name)]
+        return [(each, self.catalogue.model(name, each.name)) for each in serving]
 
     def fallback(self, model: Model) -> Model | None:
         """Return the configured fallback of that model, if any, with the key to use."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import chatapp
 from chatapp import catalogue
 from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
@@ -22,6 +23,7 @@ from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import Bounds, Completion, ErrorKind, Progress, Quota, UpstreamError
 from chatapp.upstreams.cancellation import Stream
 from chatapp.upstreams.transport import NewStream
+from tests.called import called
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
@@ -301,7 +303,9 @@ def test_a_call_beside_others_has_an_uncached_prompt(ledger: RecordingLedger) ->
     may still be as long as estimated: after a timeout, that and the prompt are charged."""
     cached = replace(ESTIMATE, input_tokens=10_000, cached_input_tokens=9_000)
     wanted, upstream = demand(REQUESTED)._replace(estimate=cached), FakeUpstream()
-    begin(FakeLimits(spendable=20_000, others=True), ledger, wanted=wanted).run(upstream)
+    with called(chatapp) as codes:
+        begin(FakeLimits(spendable=20_000, others=True), ledger, wanted=wanted).run(upstream)
+    assert Demand.claim.__code__ not in codes  # the limits have asked for it already
     paid = CATALOGUE.output_tokens_for(20_000, REQUESTED.slug, Usage(10_000, 0))
     assert upstream.called == [(REQUESTED.name, paid)]
     limits = FakeLimits(spendable=1_000, others=True)

@@ -74,6 +74,16 @@ def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> No
         router(Parrot(missing="KEY"), default_model="gpt-4o")
 
 
+def test_a_model_is_found_once_and_its_key_is_asked_for_each_time() -> None:
+    """A name keeps its model; a provider may lose its key."""
+    parrot = Parrot()
+    talk = router(parrot)
+    assert talk.model("gpt-4o") is talk.model("gpt-4o")
+    parrot.missing = "KEY"
+    with pytest.raises(ModelUnavailableError):
+        talk.model("gpt-4o")
+
+
 def test_only_models_with_a_configured_provider_are_available() -> None:
     """A page offers nothing that would be refused."""
     assert router(Parrot(missing="KEY")).available_models == {"offline": "offline"}
