@@ -226,6 +226,14 @@ def test_what_a_mark_denies_is_not_in_use(engine: Engine) -> None:
     assert (denial.reason, denial.others) == ("limit", 2)
 
 
+def test_a_marked_budget_is_in_use_by_its_only_call(engine: Engine) -> None:
+    """If the call gives back what it holds, the next one has what it needs."""
+    settle(engine, claimed(engine, DAILY, 1), 1, 10, unseen=True)
+    claimed(engine, DAILY, 2)
+    [denial] = claimed(engine, DAILY, 3, (900,) * 4).denials
+    assert (denial.reason, denial.others) == ("budget-in-use", 2)
+
+
 def test_a_budget_in_use_may_refill_sooner(engine: Engine) -> None:
     """Then the wait is that of the limit: 5 units in 300 ms."""
     bucket = Limit(1_000, MINUTE, "token-bucket", unit="usd")

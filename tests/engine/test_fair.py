@@ -317,3 +317,18 @@ def test_only_windows_can_be_fair() -> None:
     """A token bucket has no elapsed part."""
     with pytest.raises(ConfigurationError, match="fair needs windows that begin and end"):
         shared(strategy="token-bucket")
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_correction_belongs_to_its_window(world: World, *, is_open: bool) -> None:
+    """A refund credits no window but its own. Debt is charged to the one that is open, or opens
+    one."""
+    limit = shared()
+    group, _ = call(world, limit, "ada", 10).verdicts
+    world.wait(61)
+    if is_open:
+        assert call(world, limit, "bob", 5).admitted
+    used = 5 if is_open else 0
+    for delta, more in ((-10, 0), (-1, 0), (0, 0), (1, 1)):
+        world.settle(group, delta)
+        assert call(world, limit, "bob", 0, take=False).used(0) == used + more, delta

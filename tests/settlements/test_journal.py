@@ -138,6 +138,16 @@ def test_there_is_no_file_while_the_storage_answers(bench: DiskBench) -> None:
     assert list(bench.directory.iterdir()) == []
 
 
+def test_the_end_of_a_process_leaves_only_files_of_what_waits(bench: DiskBench) -> None:
+    """That of its calls, which are over, is not left for a next process to look at."""
+    process, hold = Process(bench), Hold(1, DAY_US)
+    process.queue.begin(process.engine, hold, [Charge(SLOTS, "S:{a}")])
+    process.queue.end(process.engine, hold)
+    assert len(files(bench.directory)) == 1
+    process.queue.close(0)
+    assert files(bench.directory) == []
+
+
 def test_files_are_private(bench: DiskBench) -> None:
     """They name callers."""
     left_by_a_dead_process(bench)
@@ -178,7 +188,7 @@ def test_one_of_many_starting_processes_takes_a_file(bench: DiskBench) -> None:
     together = threading.Barrier(len(processes))
 
     def start(process: Process) -> None:
-        together.wait(10)
+        together.wait(60)
         process.start()
 
     with ThreadPoolExecutor(len(processes)) as pool:

@@ -17,7 +17,7 @@ import redis
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
-from ratelimit_ext.core.errors import ShardUnavailable
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
@@ -25,6 +25,7 @@ from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.settlements import queue as queue_module
 from ratelimit_ext.settlements.queue import LOOK_EVERY_S, SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
@@ -319,6 +320,23 @@ def test_a_shard_that_is_away_holds_up_no_other(bench: Bench) -> None:
     assert bench.left() == (700, 2, 10)
 
 
+def test_what_fails_is_tried_last(bench: Bench) -> None:
+    """Of a shard as of a storage. What was not tried any more comes first the next time."""
+    batches = [bench.changes()[:1] for _ in range(3)]
+    errors = iter([ShardUnavailable("away"), StorageUnavailable("away")])
+
+    class Cluster:
+        def settle(self, changes: Any, **words: Any) -> int:
+            raise next(errors)
+
+    cluster: Any = Cluster()
+    for changes in batches:
+        bench.queue.send(cluster, changes, lease_s=LEASE_S, later=True)
+    assert bench.queue.send_waiting() == 3
+    waiting = [batch.entry.changes for batch in bench.queue._waiting.values()]
+    assert waiting == [batches[2], batches[0], batches[1]]
+
+
 def test_a_batch_that_always_fails_holds_up_no_other(bench: Bench) -> None:
     """It is sent again last, until its hold has expired."""
     poison, good = bench.changes(), bench.changes()
@@ -341,6 +359,46 @@ def test_the_end_of_a_process_counts_what_it_loses(
     assert len(bench.queue) == 0
     assert "is lost (the process ends): T:{a} actual 150 tokens" in caplog.text
     assert bench.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+
+
+def test_the_end_of_a_process_waits_for_no_pause(
+    bench: Bench, background: SettlementQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage is back, and the thread would look for it much later."""
+    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
+        monkeypatch.setattr(queue_module, name, 3600.0)
+    bench.engine.is_away, bench.queue = True, background
+    bench.send(bench.changes())
+    bench.engine.is_away = False
+    background.close(60)
+    assert background.lost == {}
+    assert bench.left() == (850, 2, 10)
+
+
+class Pauses:
+    """An event that is set while the thread sleeps, once in so many times."""
+
+    def __init__(self, queue: SettlementQueue, wakes: list[bool]) -> None:
+        self.queue, self.wakes, self.seen = queue, iter(wakes), list[float]()
+
+    def wait(self, pause_s: float) -> bool:
+        self.seen.append(round(pause_s, 3))
+        if (wakes := next(self.wakes, None)) is None:
+            self.queue._waiting.clear()
+        return bool(wakes)
+
+    def clear(self) -> None:
+        """It is not asked again."""
+
+
+def test_pauses_become_longer_until_something_happens(bench: Bench) -> None:
+    """They double up to the longest. What wakes the thread begins anew."""
+    bench.engine.is_away = True
+    bench.send(bench.changes())
+    pauses: Any = Pauses(bench.queue, [False] * 5 + [True] + [False])
+    bench.queue._awake = pauses
+    bench.queue._run()
+    assert pauses.seen == [0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 0.1, 0.2]
 
 
 class NoFiles:
@@ -378,7 +436,7 @@ def background(bench: Bench) -> Iterator[SettlementQueue]:
     queue = SettlementQueue()
     yield queue
     bench.engine.is_away = False
-    assert queue.flush(10)
+    assert queue.flush(60)
 
 
 def test_the_thread_exists_only_while_something_waits(
@@ -395,8 +453,8 @@ def test_the_thread_exists_only_while_something_waits(
     assert thread is not None
     assert not background.flush(0)
     bench.engine.is_away = False
-    assert background.flush(10)
-    thread.join(10)
+    assert background.flush(60)
+    thread.join(60)
     assert background._thread is None
     assert bench.left()[2] == 10
 
@@ -413,7 +471,7 @@ def test_a_settlement_that_arrives_ends_the_pause(
     assert thread is not None
     bench.engine.is_away = False
     bench.send(now)
-    thread.join(10)
+    thread.join(60)
     assert bench.left() == (700, 2, 10)
 
 
@@ -434,7 +492,7 @@ def test_a_forked_child_sends_nothing_of_its_parents(bench: Bench) -> None:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     engine.is_away = False
-    assert settlements.flush(10)
+    assert settlements.flush(60)
     assert bench.left() == (850, 2, 10)
 
 
@@ -479,6 +537,6 @@ def test_an_extension_can_wait_for_its_settlements(redis_uri: str) -> None:
     assert app.test_client().get("/").status_code == 200
     assert not limiter.operators.flush_settlements(0)
     engine.is_away = False
-    assert limiter.operators.flush_settlements(10)
+    assert limiter.operators.flush_settlements(60)
     with app.test_request_context("/"):
         assert [limit.remaining for limit in limiter.current.peek("view")] == [2]

@@ -18,10 +18,16 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import ALIASES, STRATEGIES, strategy_named
 from tests.strategies.models import GRACE
-from tests.strategies.virtual_time import KeptBuckets, OpenBuckets
+from tests.strategies.virtual_time import KeptBuckets, OpenBuckets, VirtualClient
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
 every_strategy = pytest.mark.parametrize("strategy", RATES)
+#: Of each guard, one that denies nothing yet.
+GUARDS = {
+    "block": Limit(1, SECOND, "block"),
+    "reported": Limit(1, MINUTE, "reported", unit="tokens"),
+    "surge": Limit(3, MINUTE, "surge", multiple=10),
+}
 
 
 @every_strategy
@@ -123,6 +129,78 @@ def test_a_foreign_value_under_our_name_is_a_fresh_bucket(
     redis_client.delete("bucket")
     FOREIGN[kind](redis_client)
     assert world.passed(limit, 4) == 3
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+@pytest.mark.parametrize("kind", sorted(FOREIGN))
+def test_a_foreign_value_under_the_name_of_a_guard_denies_nothing(
+    redis_client: redis.Redis, guard: str, kind: str
+) -> None:
+    """And what a guard counts begins anew."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    for cost in (0, 1):
+        FOREIGN[kind](redis_client)
+        verdict = world.call(GUARDS[guard], cost)
+        assert verdict.allowed
+        world.settle(verdict, 1)
+        redis_client.delete("bucket")
+
+
+def act_on_block(world: World, limit: Limit) -> int:
+    world.block(limit, 600)
+    world.wait(60)
+    world.call(limit)
+    return 540 * SECOND
+
+
+def act_on_reported(world: World, limit: Limit) -> int:
+    world.report(limit, 600, 60, MINUTE)
+    world.wait(60)
+    world.call(limit)
+    return HOUR
+
+
+def act_on_surge(world: World, limit: Limit) -> int:
+    """What is given back leaves a window in which nothing is used."""
+    verdict = world.call(limit)
+    world.wait(20)
+    world.settle(verdict, -1)
+    return 40 * SECOND
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_guard_is_kept_for_as_long_as_it_matters(redis_client: redis.Redis, guard: str) -> None:
+    """Less than two milliseconds longer, by its last change."""
+    client = VirtualClient(redis_client)
+    world = World(RedisEngine(client, redis.RedisError))
+    lasts_us = globals()[f"act_on_{guard}"](world, GUARDS[guard])
+    assert 0 <= client.expiry_us["bucket"] - world.now_us - lasts_us < 2_001
+
+
+@pytest.mark.parametrize("first", [*RATES, *GUARDS])
+def test_what_stands_beside_a_limit_changes_no_answer(world: World, first: str) -> None:
+    """In one request and in one settlement, in any order, whatever each stores and sends."""
+    limits = [Limit(3, MINUTE, strategy) for strategy in RATES] + list(GUARDS.values())
+    one = GUARDS.get(first) or Limit(3, MINUTE, first)
+    for number, other in enumerate(limits):
+        keys = f"a{number}", f"b{number}"
+        for guard, key in zip((one, other), keys, strict=True):
+            if guard.strategy == "reported":
+                world.report(guard, 3, 0, MINUTE, key)
+        charges = [Charge(one, keys[0], 2), Charge(other, keys[1], 2)]
+        decision = world.request(*charges)
+        assert decision.admitted, other.strategy
+        refunds = [Change.adjust(verdict, -1) for verdict in decision.verdicts]
+        world.engine.settle(refunds, now_us=world.now_us)
+        for limit, key in zip((one, other), keys, strict=True):
+            alone = world.request(Charge(limit, "alone", 0)).verdicts[0]
+            if limit.strategy == "reported":
+                world.report(limit, 3, 0, MINUTE, "alone")
+            alone = world.request(Charge(limit, "alone", 2)).verdicts[0]
+            world.settle(alone, -1)
+            pair = [world.call(limit, 0, each) for each in (key, "alone")]
+            assert pair[0].remaining == pair[1].remaining, (limit.strategy, other.strategy)
+            world.engine.clear(["alone"])
 
 
 @every_strategy

@@ -113,6 +113,20 @@ def test_a_log_begins_without_a_base(redis_client: redis.Redis) -> None:
         world.wait(60)
 
 
+def test_an_entry_stays_as_it_was_written(redis_client: redis.Redis) -> None:
+    """Also when those before it have left: no call pays for writing the others anew."""
+    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    limit = Limit(10, MINUTE, "sliding-window")
+    logs = list[bytes]()
+    for _ in range(4):
+        world.call(limit)
+        logs.append(redis_client.get("bucket"))
+        world.wait(25)
+    [second] = [log[8:16] for log in logs[1:2]]
+    assert [log.count(second) for log in logs] == [0, 1, 1, 1]
+    assert not logs[3].startswith(logs[0][:8])
+
+
 def test_every_instant_of_a_full_period_fits(redis_client: redis.Redis) -> None:
     """A call in each 1/511 of the period, at the worst alignment, still makes 512 entries."""
     world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))

@@ -55,9 +55,11 @@ class World:
         block = new_block(Charge(limit, key), round(seconds * SECOND), **how)
         return self.engine.settle([block], now_us=self.now_us)
 
-    def report(self, limit: Limit, amount: int, used: int, period_us: int) -> int:
+    def report(
+        self, limit: Limit, amount: int, used: int, period_us: int, key: str = "bucket"
+    ) -> int:
         """What the provider reports."""
-        report = quota_report(Charge(limit, "bucket"), amount, used, period_us)
+        report = quota_report(Charge(limit, key), amount, used, period_us)
         return self.engine.settle([report], now_us=self.now_us)
 
     def settle(self, verdict: Verdict, delta: int) -> int:

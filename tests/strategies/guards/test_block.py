@@ -45,6 +45,7 @@ def test_a_shorter_block_never_ends_a_longer_one(world: World) -> None:
     """A cool-down of a second leaves an operator's hour as it is, and its reason."""
     world.block(SWITCH, 3600)
     assert world.block(SWITCH, 1, reason="overloaded") == 0
+    assert world.block(SWITCH, 3600, reason="overloaded") == 0
     world.wait(2)
     assert world.call(SWITCH).reason == "blocked"
     assert world.block(SWITCH, 7200, reason="closed") == 1

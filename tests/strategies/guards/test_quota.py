@@ -46,6 +46,23 @@ def test_another_amount_keeps_what_is_used(world: World, amount: int, left: int)
     assert world.left(TOKENS) == left
 
 
+@pytest.mark.parametrize("back_s", [0.5, 2, 3600])
+def test_a_clock_set_back_makes_no_wait_longer(world: World, back_s: float) -> None:
+    """But for the second by which clocks may differ."""
+    world.report(TOKENS, 600, 590, MINUTE)
+    world.wait(-back_s)
+    wait_us = world.look(TOKENS, 20).retry_after_us
+    assert wait_us is not None
+    assert SECOND <= wait_us <= 2 * SECOND
+
+
+def test_what_is_used_of_another_amount_is_rounded_up(world: World) -> None:
+    """In the units of the amount before, and of the new one: of seven and of 700."""
+    world.report(TOKENS, 7, 3, MINUTE)
+    world.report(TOKENS, 700, 0, MINUTE)
+    assert 700 - 3 - 2 <= world.left(TOKENS) < 700 - 3
+
+
 def test_a_call_above_the_whole_amount_waits_for_a_full_bucket(world: World) -> None:
     """A cost above the whole quota is never a permanent denial: the provider decides."""
     world.report(TOKENS, 600, 60, MINUTE)
