@@ -235,7 +235,7 @@ def test_more_threads_than_connections_wait_for_one(cluster: servers.Cluster, cl
     at_once = threading.Barrier(16)
 
     def calls(number: int) -> list[int]:
-        at_once.wait(10)
+        at_once.wait(60)
         charges = [Charge(limit, key) for key in (keys if number % 2 else reversed(keys))]
         return [engine.admit(charges).verdicts[0].remaining for _ in range(10)]
 

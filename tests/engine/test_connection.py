@@ -252,7 +252,7 @@ def test_a_small_pool_keeps_connections_for_others(redis_server: servers.Server,
     at_once = threading.Barrier(most)
 
     def call(_: int) -> None:
-        at_once.wait(10)
+        at_once.wait(60)
         assert connections.run(SCRIPT, [], []) == [1, 2]
 
     with ThreadPoolExecutor(most) as pool:
@@ -294,7 +294,7 @@ def test_more_threads_than_connections_wait_for_one(
     at_once = threading.Barrier(16)
 
     def calls(_: int) -> list[int]:
-        at_once.wait(10)
+        at_once.wait(60)
         return [remaining(engine) for _ in range(25)]
 
     for first in (1000, 600):

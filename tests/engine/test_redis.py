@@ -241,7 +241,7 @@ def test_a_busy_server_is_an_outage() -> None:
             with pytest.raises(StorageUnavailable):
                 engine.admit(LAYERS)
             other.script_kill()
-        busy.join(10)
+        busy.join(60)
         assert engine.admit(LAYERS).admitted
 
 

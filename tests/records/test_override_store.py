@@ -271,7 +271,7 @@ def test_another_process_reads_overrides_from_a_thread(
     eventually(lambda: get(worker).status_code == 200)
     assert passed(worker, 9) == 2
     limiter._components.overrides.close()
-    thread.join(10)
+    thread.join(60)
     assert threads() == []
 
 

@@ -288,7 +288,7 @@ def test_uses_that_wait_to_be_noted_are_bounded(
     noted = shelf.note_use
 
     def slowly(public_id: str, day: date) -> None:
-        assert may_write.wait(10)
+        assert may_write.wait(60)
         noted(public_id, day)
 
     monkeypatch.setattr(shelf, "note_use", slowly)

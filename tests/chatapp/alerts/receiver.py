@@ -17,7 +17,7 @@ from tests.chatapp.served import answering
 
 #: Of the specification's examples.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-WAIT_S = 20
+WAIT_S = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def test_calls_in_flight_are_counted(make_app: AppMaker, provider: UpstreamServe
     with client.post("/chat", json={**asked, "stream": True}, buffered=False) as answer:
         events = iter(answer.response)
         next(events)
-        assert provider.waiting.wait(10)
+        assert provider.waiting.wait(60)
         assert in_flight() == 1
         provider.go_on()
         assert b"event: done" in b"".join(events)

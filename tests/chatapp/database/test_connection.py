@@ -100,10 +100,10 @@ def test_writers_take_turns(database: Database) -> None:
 
     threads = [threading.Thread(target=count, args=(turn,)) for turn in (0, 1)]
     threads[0].start()
-    assert entered[0].wait(10)
+    assert entered[0].wait(60)
     threads[1].start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert failures == []
     with database.writing() as connection:
         assert connection.scalar(text("SELECT number FROM tally")) == 2
@@ -143,9 +143,9 @@ def test_who_is_alone_may_also_be_so_by_another_name(database: Database) -> None
         threads = [threading.Thread(target=each, daemon=True) for each in (nest, enter)]
         threads[0].start()
         threads[1].start()
-        threads[1].join(10)
+        threads[1].join(60)
         assert entered == ["other"]
-    threads[0].join(10)
+    threads[0].join(60)
     assert entered == ["other", "nested"]
 
 

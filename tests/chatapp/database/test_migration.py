@@ -151,7 +151,7 @@ def test_a_start_waits_for_the_one_that_migrates(tmp_path: Path) -> None:
         starting.join(0.2)
         assert starting.is_alive()
         assert not file.exists()
-    starting.join(10)
+    starting.join(60)
     assert migration.revision(Database(f"sqlite:///{file}")) == migration.HEAD
 
 

@@ -319,7 +319,7 @@ def test_a_stream_is_not_held_back(proxy: Proxy, provider: UpstreamServer) -> No
         connection.request("POST", "/chat", json.dumps(asked), CONTENT)
         response = connection.getresponse()
         assert response.readline() == b"event: delta\n"
-        assert provider.waiting.wait(10)
+        assert provider.waiting.wait(60)
         provider.go_on()
         assert b"event: done" in response.read()
 

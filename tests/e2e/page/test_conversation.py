@@ -589,7 +589,7 @@ def test_a_reload_before_the_reply_gives_the_message_back(
     """It can be sent again, or changed."""
     provider.think()
     begin(chat, "Are you there?")
-    assert provider.waiting.wait(10)
+    assert provider.waiting.wait(60)
     chat.reload()
     expect(message(chat)).to_have_value("Are you there?")
     expect(chat.locator("#log article")).to_have_count(0)

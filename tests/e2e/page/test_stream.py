@@ -76,7 +76,7 @@ def test_a_reply_can_be_stopped_before_it_begins(chat: Page, provider: UpstreamS
     """An empty reply is no part of the conversation."""
     provider.think()
     begin(chat, "Tell me a story")
-    assert provider.waiting.wait(10)
+    assert provider.waiting.wait(60)
     button(chat, "Stop").click()
     expect(replies(chat)).to_contain_text("You stopped this reply.")
     provider.go_on()
@@ -197,7 +197,7 @@ def test_a_message_is_sent_once(chat: Page, provider: UpstreamServer) -> None:
     message(chat).fill("hello")
     chat.evaluate("const send = document.getElementById('send'); send.click(); send.click()")
     message(chat).press("Enter")
-    assert provider.waiting.wait(10)
+    assert provider.waiting.wait(60)
     provider.go_on()
     expect(replies(chat)).to_contain_text("pong")
     assert len(provider.calls) == 1

@@ -223,7 +223,7 @@ def test_a_plain_call_ends_with_its_client(
     provider.think()
     with serving(app) as url:
         with disconnecting(url, way, {"model": model, **fields}):
-            assert provider.waiting.wait(10)
+            assert provider.waiting.wait(60)
         assert provider.hung_up.wait(20)
         [call] = ledger.finished()
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
@@ -268,7 +268,7 @@ def test_a_pause_within_a_stream_may_be_longer(
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     with ThreadPoolExecutor(1) as pool:
         pool.submit(ask, app.test_client(), REASONING, stream=True)
-        assert provider.waiting.wait(10)
+        assert provider.waiting.wait(60)
         assert not provider.hung_up.wait(0.7)
         provider.go_on()
     [call] = ledger.finished()
