@@ -274,11 +274,7 @@ def limit_unread_answers(worker: Any) -> None:
     the socket's buffer. Accepted connections inherit this from the listener. Linux only."""
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         return
-    option = (
-        socket.IPPROTO_TCP,
-        socket.TCP_USER_TIMEOUT,
-        int(worker.unread_s * 1000),
-    )
+    option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(worker.unread_s * 1000))
     for listener in worker.sockets:
         if listener.sock.family != socket.AF_UNIX:
             listener.sock.setsockopt(*option)

@@ -112,8 +112,7 @@ def run(session: Session) -> Result:
         figures += [
             rates.figure(rate, busy.cell(CHATAPP), busy.cell(SDK), "at least", 0.9),
             p50s.figure(
-                *(added, idle.cell(CHATAPP), idle.cell(SDK), "at most", 1),
-                over=idle.cell(UPSTREAM),
+                *(added, idle.cell(CHATAPP), idle.cell(SDK), "at most", 1), over=idle.cell(UPSTREAM)
             ),
         ]
     return Result(

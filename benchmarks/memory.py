@@ -99,11 +99,7 @@ def three_limits(uri: str) -> Callable[[int], None]:
 
     @app.get("/")
     @limiter.limit(
-        "120/minute",
-        strategy="token-bucket",
-        burst=20,
-        name="ip",
-        key_func=ratelimit_ext.client_ip,
+        "120/minute", strategy="token-bucket", burst=20, name="ip", key_func=ratelimit_ext.client_ip
     )
     @limiter.limit("30/minute", strategy="token-bucket", burst=10, name="user")
     @limiter.limit("100/day", strategy="sliding-window", name="plan")

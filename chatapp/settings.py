@@ -164,12 +164,10 @@ class Settings(BaseModel):
         pattern="^[ -~]+$",
     )
     traces: bool = setting(
-        "[spans](metrics.md#traces) of requests and attempts, for OpenTelemetry",
-        default=False,
+        "[spans](metrics.md#traces) of requests and attempts, for OpenTelemetry", default=False
     )
     remember_denials: bool = setting(
-        "keep the latest denials, for [`flask ratelimit why`](operators.md#denials)",
-        default=True,
+        "keep the latest denials, for [`flask ratelimit why`](operators.md#denials)", default=True
     )
     admin_token: str | None = setting(
         "token of [/admin](admin.md), of at least 16 characters",

@@ -27,12 +27,7 @@ from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
-from ratelimit_ext.web.declarations.callbacks import (
-    Callers,
-    ChangeLog,
-    CheckedPolicy,
-    DecideAgain,
-)
+from ratelimit_ext.web.declarations.callbacks import Callers, ChangeLog, CheckedPolicy, DecideAgain
 from ratelimit_ext.web.declarations.definitions import (
     ApplicationLimit,
     Limit,

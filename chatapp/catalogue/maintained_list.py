@@ -79,9 +79,7 @@ def maintained_prices(catalogue: Catalogue, now: datetime) -> Iterator[Maintaine
                 yield MaintainedPrice(name, provider, context, model in new, *sizes)
 
 
-def _tiers(
-    listed: Mapping[str, Any],
-) -> tuple[dict[str, Decimal], int | None, dict[str, Decimal]]:
+def _tiers(listed: Mapping[str, Any]) -> tuple[dict[str, Decimal], int | None, dict[str, Decimal]]:
     """Return the usual price, from which input on a call is long, and its price."""
     usual = {kind: getattr(price, "base", price) for kind, price in listed.items()}
     tiers = {kind: price.tiers[0] for kind, price in listed.items() if hasattr(price, "tiers")}

@@ -13,15 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.catalogue.price import (
-    ONE,
-    Dollars,
-    LaterPrice,
-    LongPrice,
-    Multiple,
-    Price,
-    Tariff,
-)
+from chatapp.catalogue.price import ONE, Dollars, LaterPrice, LongPrice, Multiple, Price, Tariff
 
 Reasoning = Literal["default", "on request", "never"]
 Tokens = Annotated[int, Field(gt=0, le=1_000_000_000)]

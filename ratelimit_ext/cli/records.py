@@ -38,8 +38,7 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
         click.echo(f"{identity} was not denied in the last {span}.", err=True)
     if unkept:
         click.echo(
-            f"In the last {span}, {unkept} more denials, of all callers, were not kept.",
-            err=True,
+            f"In the last {span}, {unkept} more denials, of all callers, were not kept.", err=True
         )
 
 

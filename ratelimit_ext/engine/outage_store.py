@@ -32,13 +32,7 @@ from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.entry import Entry, limit_of_text
-from ratelimit_ext.engine.memory import (
-    SWEEP_EVERY,
-    Buckets,
-    Kept,
-    UnreadableBucket,
-    without_line,
-)
+from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, Kept, UnreadableBucket, without_line
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.

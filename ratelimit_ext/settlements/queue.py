@@ -167,9 +167,7 @@ class SettlementQueue:
                     self._note_available(engine)
                 return "sent"
         again = entry._replace(
-            changes=_kept(changes),
-            marker_us=int(kept_s * 1_000_000),
-            until=self.epoch() + kept_s,
+            changes=_kept(changes), marker_us=int(kept_s * 1_000_000), until=self.epoch() + kept_s
         )
         return self._keep(Batch(engine, again, now + kept_s, None, events))
 

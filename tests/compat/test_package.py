@@ -37,9 +37,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BUILD = "import sys; from setuptools.build_meta import build_{0} as b; print(b(sys.argv[1]))"
 #: The extension in an application, as README has it first, and what its limits admit.
 README = re.search(
-    r"^```python\n(.*?)^```$",
-    (ROOT / "README.md").read_text(),
-    re.MULTILINE | re.DOTALL,
+    r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
 )
 CALLS = """
 import pathlib, ratelimit_ext

@@ -30,11 +30,7 @@ class Slots:
     ) -> None:
         classes = (("people", 0), ("batch", 0)) if keep else ()
         self.whole = Limit(
-            *(slots, SECOND, "concurrency"),
-            unit="calls",
-            wait=HOUR,
-            fair=fair,
-            keep=classes,
+            *(slots, SECOND, "concurrency"), unit="calls", wait=HOUR, fair=fair, keep=classes
         )
         self.worlds, self.slots = worlds, slots
         self.running, self.line = list[Call](), list[Call]()

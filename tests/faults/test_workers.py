@@ -88,10 +88,7 @@ def tries(master: Master) -> int:
     return master.log.count("A worker cannot start: RuntimeError: the schema is of a newer version")
 
 
-@pytest.mark.fault(
-    breaks="gunicorn is reloaded (`HUP`)",
-    to_do="Nothing.",
-)
+@pytest.mark.fault(breaks="gunicorn is reloaded (`HUP`)", to_do="Nothing.")
 def test_reload(storage: Server, start: Start, record: Record) -> None:
     """Old workers serve until the new ones do, and each request is counted."""
     with start(storage.uri, **PATIENT) as master, traffic.around(master) as load:

@@ -64,10 +64,7 @@ def make_site(policy_file: Path, redis_uri: str) -> Callable[[], Flask]:
         app = Flask("example")
         app.config["RATELIMIT_POLICY_FILE"] = str(policy_file)
         limiter = Limiter(
-            asked_key,
-            storage_uri=redis_uri,
-            headers_enabled=True,
-            application_limits=["50/hour"],
+            asked_key, storage_uri=redis_uri, headers_enabled=True, application_limits=["50/hour"]
         )
         limiter.identity("caller")(asked_key)
         blueprint = Blueprint("chat", "chat", url_prefix="/chat")

@@ -275,10 +275,7 @@ class Description:
 
 @pytest.mark.parametrize(
     ("name", "document"),
-    [
-        ("api", "chatapp/openapi.json"),
-        ("management", "chatapp/blueprints/management/openapi.json"),
-    ],
+    [("api", "chatapp/openapi.json"), ("management", "chatapp/blueprints/management/openapi.json")],
 )
 def test_no_address_changes(name: str, document: str) -> None:
     """Addresses, parameters, bodies, statuses and headers, by their OpenAPI descriptions, which

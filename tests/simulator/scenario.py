@@ -235,10 +235,7 @@ class Run:
         before, Overrides.in_background = Overrides.in_background, False
         singletons = wake_ups.__dict__, settlements.__dict__
         try:
-            with (
-                self.scheduler.instead_of_time_and_threads(),
-                self.files.instead_of_the_systems(),
-            ):
+            with self.scheduler.instead_of_time_and_threads(), self.files.instead_of_the_systems():
                 yield
         finally:
             Overrides.in_background = before

@@ -735,12 +735,7 @@ def test_a_team_has_a_page(
     ]
     calls.append(finished(begun(started_at=now), cost_micro_usd=9_000_000))
     table.write(Database(database_url), calls)
-    amount = {
-        "owner": "team",
-        "name": "research",
-        "limit": "team-usd-day",
-        "amount": "40 usd/day",
-    }
+    amount = {"owner": "team", "name": "research", "limit": "team-usd-day", "amount": "40 usd/day"}
     assert "research has team-usd-day=40 usd/day" in send(admin, "put_amount", **amount).text
     raised = {**amount, "amount": "90 usd/day", "until": "2h", "reason": "launch"}
     page = send(admin, "put_amount", **raised).text

@@ -115,10 +115,7 @@ OPENAIS: dict[str, tuple[Answer, Outcome]] = {
 }
 CAPPED = {"kind": "rate_limit_error"}
 ANTHROPICS: dict[str, tuple[Answer, Outcome]] = {
-    "rate limit": (
-        anthropic_error(429, **CAPPED, headers={"retry-after": "9"}),
-        overloaded("9"),
-    ),
+    "rate limit": (anthropic_error(429, **CAPPED, headers={"retry-after": "9"}), overloaded("9")),
     "rate limit without a wait": (anthropic_error(429, **CAPPED), overloaded("5")),
     "overloaded": (anthropic_error(529, kind="overloaded_error"), overloaded("5")),
     "a spend cap": (anthropic_error(429, **CAPPED, error_code="spend_limit_reached"), REFUSED),
@@ -172,12 +169,7 @@ def error_of(path: str, body: Any) -> Any:
 
 @pytest.mark.parametrize(("protocol", "name", "path", "stream"), CASES)
 def test_a_failure_has_a_status_that_the_sdk_knows(
-    online: FlaskClient,
-    provider: UpstreamServer,
-    protocol: str,
-    name: str,
-    path: str,
-    stream: bool,
+    online: FlaskClient, provider: UpstreamServer, protocol: str, name: str, path: str, stream: bool
 ) -> None:
     """An overload with a wait if a retry helps; otherwise the SDK is asked not to retry. A rejected
     request gets the provider's words. The server's key is never shown, its rejection is no 401, and

@@ -12,14 +12,7 @@ import pytest
 
 from chatapp.catalogue.usage import Usage
 from chatapp.ledger import billing_report
-from chatapp.ledger.billing_report import (
-    ADDRESSES,
-    NO_MODEL,
-    REPORTS,
-    ReportError,
-    read,
-    variable,
-)
+from chatapp.ledger.billing_report import ADDRESSES, NO_MODEL, REPORTS, ReportError, read, variable
 from tests.chatapp.ledger.biller import SECRET, Biller, reporting
 
 START = datetime(2026, 11, 1, tzinfo=UTC)

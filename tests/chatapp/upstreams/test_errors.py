@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from tests.chatapp.conftest import AppMaker, json_of
-from tests.chatapp.upstream_server import (
-    Stream,
-    UpstreamServer,
-    anthropic_body,
-    openai_body,
-)
+from tests.chatapp.upstream_server import Stream, UpstreamServer, anthropic_body, openai_body
 from tests.servers import eventually
 
 MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}

@@ -917,11 +917,7 @@ def test_12_a_stop_in_a_visible_answer_ends_the_call(
 @pytest.mark.parametrize("path", [OPENAI, RESPONSES])
 @pytest.mark.parametrize("tokens", [0, 40])
 def test_12_a_stop_of_a_model_that_thinks_costs_what_the_time_allows(
-    starter: Gateway,
-    figures: Figures,
-    monkeypatch: pytest.MonkeyPatch,
-    path: str,
-    tokens: int,
+    starter: Gateway, figures: Figures, monkeypatch: pytest.MonkeyPatch, path: str, tokens: int
 ) -> None:
     """Before the first word or after 40, of the default model: at least the bill, and at most what
     500 tokens a second are since the call began and a quarter of a second more, not the hold."""

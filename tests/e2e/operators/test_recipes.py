@@ -135,12 +135,7 @@ def test_the_image_serves(installed: bool, tmp_path: Path) -> None:
 
     command = json.loads(argument("CMD"))
     with served(
-        command,
-        port=port,
-        log=tmp_path / "log",
-        variables=variables,
-        directory=app,
-        python=python,
+        command, port=port, log=tmp_path / "log", variables=variables, directory=app, python=python
     ) as master:
         run(*probe[1:])
         answer = master.request("/chat", {"message": "hello", "user_id": "alice"})

@@ -6,13 +6,7 @@ import pytest
 from flask import Blueprint, Flask, Response, current_app, request
 from flask.views import MethodView, View
 
-from ratelimit_ext import (
-    ApplicationLimit,
-    Limit,
-    Limiter,
-    RateLimitExceeded,
-    RouteLimit,
-)
+from ratelimit_ext import ApplicationLimit, Limit, Limiter, RateLimitExceeded, RouteLimit
 from tests.web.calls import second, serve, statuses
 from tests.web.conftest import Clock, Maker, root
 

@@ -11,14 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response, g, request
 
-from ratelimit_ext import (
-    DecisionEvent,
-    Event,
-    Limiter,
-    MetaLimit,
-    StorageEvent,
-    StorageUnavailable,
-)
+from ratelimit_ext import DecisionEvent, Event, Limiter, MetaLimit, StorageEvent, StorageUnavailable
 from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 from tests.engine.relay import Relay, whole
@@ -95,9 +88,7 @@ def test_a_limit_on_denials_that_no_worker_can_share_bans_nobody() -> None:
     """A ban needs denials, and a limit that is closed is no denial of the caller either."""
     for policy, expected in (("local", 200), ("closed", 503)):
         app, limiter = made(
-            AWAY,
-            {"RATELIMIT_WORKERS": 8},
-            meta_limits=[MetaLimit("3/hour", on_failure=policy)],
+            AWAY, {"RATELIMIT_WORKERS": 8}, meta_limits=[MetaLimit("3/hour", on_failure=policy)]
         )
         app.get("/")(limiter.limit("100/day")(lambda: "ok"))
         assert statuses(app, times=2) == [expected] * 2

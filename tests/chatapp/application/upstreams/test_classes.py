@@ -253,10 +253,7 @@ NUMBERS = st.lists(st.integers(-99, 99), min_size=2, max_size=5, unique=True)
 
 @given(NUMBERS.map(sorted), st.booleans(), st.integers(0, 5), st.integers() | st.text() | st.none())
 def test_a_value_never_raises(
-    numbers: list[int],
-    is_descending: bool,
-    at: int,
-    sent: object,
+    numbers: list[int], is_descending: bool, at: int, sent: object
 ) -> None:
     """Whatever the client sends, the value is that of the class or a lower one."""
     ordered = numbers[::-1] if is_descending else numbers

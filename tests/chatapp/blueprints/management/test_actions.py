@@ -551,12 +551,7 @@ REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
 
 @pytest.fixture
 def worked(
-    make_app: AppMaker,
-    uri: str,
-    accounts: Accounts,
-    database_url: str,
-    app: Flask,
-    tmp_path: Path,
+    make_app: AppMaker, uri: str, accounts: Accounts, database_url: str, app: Flask, tmp_path: Path
 ) -> None:
     """Something to report: spending, a call, a denied one, an alert, and what operators did."""
     spend(database_url, key_of(accounts))

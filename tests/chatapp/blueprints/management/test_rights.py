@@ -766,12 +766,7 @@ def test_every_form_that_is_shown_may_be_sent(
 
 @pytest.mark.parametrize(("scope", "team"), [("read", "research"), ("read", None), ("keys", None)])
 def test_every_link_that_is_shown_may_be_followed(
-    make_app: AppMaker,
-    uri: str,
-    accounts: Accounts,
-    tmp_path: Path,
-    scope: str,
-    team: str | None,
+    make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path, scope: str, team: str | None
 ) -> None:
     """By a team's administrator, by an operator who only reads, and by one who cannot read."""
     policy = POLICY_FILE.read_text().replace('"120/minute"\nburst = 20\n', '"1000/minute"\n', 1)
