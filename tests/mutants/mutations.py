@@ -356,8 +356,10 @@ SAME: dict[str, dict[str, str]] = {
         ),
     },
     f"{STRATEGIES}/fixed_window.lua": {
-        "`return used + cost <= words[arg], used, ending, 0` → "
-        "`return used + cost <= words[arg], used, ending, 1`": ("windows have no third number"),
+        "`return used + cost <= words[arg], used, ending, 0, is_kept` → "
+        "`return used + cost <= words[arg], used, ending, 1, is_kept`": (
+            "windows have no third number"
+        ),
         "`if ending == 0 or ending > latest then ending = latest end -- later: a clock set back` → "
         "`if ending == 0 or ending >= latest then ending = latest end "
         "-- later: a clock set back`": "they are equal",
