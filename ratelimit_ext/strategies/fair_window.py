@@ -141,9 +141,17 @@ class MemberShare(FixedWindow):
         if at >= end:
             at = end
             if limit.anchor is not None and cost > amount // (members or FIRST):
-                line = self.parameters(limit, end)[3]
-                at = self._instant(limit, -(-cost * line // amount), end, end)
+                at = self._in_window(limit, cost, end, is_first=not members)
         return answer._replace(allowed=False, retry_after_us=at - now_us, more_after_us=at - now_us)
+
+    def _in_window(self, limit: Limit, cost: int, begin: int, *, is_first: bool) -> int:
+        """Return when the calendar's window that begins then lets this cost pass, if nothing of it
+        is used before; if it does not, when the next one does, which expects fewer."""
+        total, line, end = self.parameters(limit, begin)[2:5]
+        parts = FIRST - limit.amount // cost if is_first else FIRST
+        after = min(-(-cost * line // limit.amount), -(-total * parts // FIRST))
+        at = self._instant(limit, after, begin, end)
+        return at if at < end else self._in_window(limit, cost, end, is_first=True)
 
     def _instant(self, limit: Limit, passed: int, now_us: int, end: int) -> int:
         """Return when so much of the window of ``now_us`` has passed, as far as it counts."""

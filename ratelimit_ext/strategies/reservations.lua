@@ -115,8 +115,7 @@ local function is_marked(holds) return string.sub(holds.inline, 1, 6) == MARK en
 -- Count a call that may have been billed unseen as one in flight, for as long as its charge matters.
 local function mark(holds, inner, now, arg)
   if not inner or is_marked(holds) then return end
-  local strategy = current.of
-  local lasts = math.min((strategy.marked or strategy.lifetime)(inner, now, arg), LONGEST_LIFETIME)
+  local lasts = math.min((current.of.marked or current.of.lifetime)(inner, now, arg), LONGEST_LIFETIME)
   add(holds, 0, math.max(0, now + lasts - GRACE), 0, 0, 0, MOST_INLINE)
 end
 
@@ -419,27 +418,18 @@ local reserved = {
   end,
 }
 
+local NAMES = {
+  'check', 'take', 'reserve', 'lifetime', 'is_stale', 'adjust', 'settle', 'release', 'renew', 'resume',
+  'hand_over',
+}
+
 -- The entry of a strategy with reservations; the strategy itself is its `of`.
 strategies.reservations = function(strategy)
   store_pending = store_set
-  local entry = {
-    of = strategy,
-    arguments = strategy.arguments,
-    ends_with_calls = strategy.ends_with_calls,
-    check = reserved.check,
-    take = reserved.take,
-    reserve = reserved.reserve,
-    lifetime = reserved.lifetime,
-    is_stale = reserved.is_stale,
-    adjust = reserved.adjust,
-    settle = reserved.settle,
-    release = reserved.release,
-    renew = reserved.renew,
-    resume = reserved.resume,
-    hand_over = reserved.hand_over,
-  }
+  local entry = { of = strategy, arguments = strategy.arguments, ends_with_calls = strategy.ends_with_calls }
   local verbs = strategy.changes or {}
   -- While a function is loaded, there is no ipairs.
+  for place = 1, #NAMES do entry[NAMES[place]] = reserved[NAMES[place]] end
   for place = 1, #verbs do entry[verbs[place]] = own_change(verbs[place]) end
   return entry
 end

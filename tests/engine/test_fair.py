@@ -212,10 +212,10 @@ def test_a_shadow_decides_as_if_it_were_enforced(
 @pytest.mark.parametrize("kind", KINDS | LONG)
 def test_the_wait_is_exact(world: World, kind: str) -> None:
     """A microsecond earlier is too early: until the line is reached; a call that costs more than
-    what is left waits for the next window."""
+    what is left waits for the next window, and one that costs all for fewer members."""
     limit = shared(**(KINDS | LONG)[kind])
     world.wait(us=limit.period_us // 7)
-    for member, cost in (("a", 1), ("a", 30), ("a", 5), ("b", 5), ("a", 1)):
+    for member, cost in (("a", 1), ("a", 30), ("a", 5), ("b", 5), ("a", AMOUNT), ("a", 1)):
         passed(world, limit, "b")
         passed(world, limit, "a")
         denied = call(world, limit, member, cost, take=False)
