@@ -20,7 +20,9 @@ local EMPTY, HEAD, RECORD = 4, 18, 38
 local HEAD_FORMAT, FORMAT = '<I1I3I7I7', '<I6I7I7I6I6I6'
 local GRACE, LATE = 600000000, 120000000
 local NEVER = 72057594037927935
-local RELEASED = 1 -- the receipt of a hold that was released before it came, or after its settlement
+-- The receipt of a hold that was released before it came, or after its settlement: its call never was, or
+-- its worker is dead.
+local RELEASED, ENDED = 1, 2
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 local MOST_INLINE = 255 -- the largest number that fits its byte
 local MARK = '\0\0\0\0\0\0'
@@ -342,7 +344,7 @@ local reserved = {
     local record, place = found(holds, id)
     if not record then return nil end
     local _, _, receipt, amount, _, final = struct.unpack(FORMAT, record)
-    if receipt == RELEASED and amount == 0 then return nil end -- it is sent again
+    if amount == 0 and (receipt == RELEASED or receipt == ENDED) then return nil end -- it is sent again
     actual = math.max(math.min(actual, MOST_HELD), final)
     inner = adjusted(inner, now, arg, receipt, actual - amount)
     remove(holds, place, record, id)
@@ -356,7 +358,7 @@ local reserved = {
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, id)
     if not record then
-      add(holds, id, now + LATE - GRACE, RELEASED, 0, 0, MOST_INLINE)
+      add(holds, id, now + LATE - GRACE, undone == 1 and RELEASED or ENDED, 0, 0, MOST_INLINE)
       return joined(holds, inner, now, arg)
     end
     local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
@@ -397,9 +399,10 @@ local reserved = {
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, hold)
     if record then
-      local _, deadline, _, charged = struct.unpack(FORMAT, record)
+      local _, deadline, reason, charged = struct.unpack(FORMAT, record)
       if charged > 0 or deadline > now then return nil end
       remove(holds, place, record, hold) -- released before
+      if reason == ENDED then amount = math.min(amount, spent) end
     end
     local receipt = current.of.receipt(now, select(2, current.of.check(inner, now, 0, arg)))
     amount = math.min(amount, MOST_HELD)

@@ -406,6 +406,21 @@ def test_a_call_of_another_engine_goes_on(engine: Engine, limit: Limit) -> None:
     assert left(engine, limit) == 600
 
 
+@pytest.mark.parametrize(("undone", "expected"), [(False, 950), (True, 300)])
+@pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
+def test_a_call_that_ended_before_it_is_handed_over(
+    engine: Engine, limit: Limit, *, undone: bool, expected: int
+) -> None:
+    """That of a dead worker costs what it has spent. One that was undone here goes on elsewhere."""
+    charge, call = Charge(limit, "b", 700), Hold(1, LEASE)
+    for change in (
+        Change.release(charge, call, undone=undone),
+        Change.resume(charge, call, 700, 50),
+    ):
+        assert engine.settle([change], now_us=START) == 1
+    assert left(engine, limit) == expected
+
+
 @many
 def test_a_dropped_bucket_leaves_nothing(redis_client: redis.Redis, limit: Limit) -> None:
     """By clear or by reset, with its many holds; it counts once."""

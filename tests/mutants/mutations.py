@@ -468,6 +468,6 @@ KNOWN = {
     ),
     "a settlement that is sent again after a release is charged again": (
         f"{STRATEGIES}/reservations.lua",
-        ("if receipt == RELEASED and", "if receipt == -1 and"),
+        ("if amount == 0 and (receipt", "if amount == -1 and (receipt"),
     ),
 }

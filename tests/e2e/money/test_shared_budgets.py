@@ -168,8 +168,8 @@ def test_callers_at_once_share_what_a_budget_has_left(
 def test_a_hundred_streams_share_one_dollar(
     provider: BillingProvider, tmp_path: Path, figures: Figures
 ) -> None:
-    """Of one key, at two workers, each of which may cost 0.04 USD: until the dollar is spent, but
-    for less than a call. The ledger is the bill."""
+    """Of one key, at two workers, each of which may cost 0.04 USD: until the dollar is spent, give
+    or take less than a call. The ledger is the bill."""
     body = {"model": "claude-haiku-4-5", "max_tokens": 8_000, "stream": True}
     body["messages"] = [{"role": "user", "content": marker("normal", tokens="all", wait_ms=500)}]
     with deployed(provider, tmp_path, workers=2, GUNICORN_THREADS="64") as gateway:
@@ -190,7 +190,7 @@ def test_a_hundred_streams_share_one_dollar(
     billed, one_call = billed_usd(gateway)
     figures("100 streams on 1 USD", billed, one_call)
     assert {200, 429} <= statuses.keys() <= {200, 429, 503}, statuses  # 503: no thread is free
-    assert 1 - one_call < billed <= 1
+    assert 1 - one_call < billed < 1 + one_call  # the last one may leave a debt
     assert 0 <= ledger - billed * MICRO <= statuses[200]
 
 
