@@ -323,10 +323,12 @@ class Admission:
                 self.settlements.end(engine, hold)
         return Records(charges, decision, engine, hold._replace(waited_us=None))
 
-    def _look_in_line(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Engine, Hold]:
+    def _look_in_line(
+        self, charges: Sequence[Charge], hold: Hold, engine: Engine | None = None
+    ) -> tuple[Decision, Engine, Hold]:
         """Decide a request that waits. If the storage fails, what it may hold is released, and the
         request goes on under a new hold."""
-        engine = self.engines.current
+        engine = engine or self.engines.current
         try:
             return engine.admit(charges, hold=hold), engine, hold
         except StorageFull:
@@ -341,9 +343,7 @@ class Admission:
                 if error.may_have_charged:  # else its ticket is there when the storage is back
                     hold = hold._replace(id=self._new_hold().id)
                 self.settlements.begin(outage, hold, charges)
-            if engine is outage:
-                return self._look_in_line(charges, hold)
-            return outage.admit(charges, hold=hold), outage, hold
+            return self._look_in_line(charges, hold, None if engine is outage else outage)
 
     def _route_limits(
         self,
