@@ -5,7 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from ratelimit_ext.core.limit_string import wait_us
 from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.web.request import waiting_room
+from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.waiting_room import Places, WaitingRoom
 from tests.servers import Server, eventually
@@ -292,9 +295,9 @@ def room(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Ev
     def turn(script: Script, state: RequestState, denied: Decision) -> list[Event]:
         places, events, found = Places(1), Events(), list[Event]()
         events.add(found.append)
-        room = WaitingRoom(places, None, script, events, 60)  # type: ignore[arg-type]
+        room = WaitingRoom(places, None, script, events, 60)
         charges = [verdict.charge for verdict in denied.verdicts]
-        room.turn(state, script.decide, charges, (denied, "storage", Hold(7, 60_000_000)))  # type: ignore[arg-type]
+        room.turn(state, script.decide, charges, (denied, "storage", Hold(7, 60_000_000)))
         assert places.acquire(blocking=False)
         assert not places.seats
         assert not script.answers
@@ -1018,3 +1021,34 @@ def test_lost_data_while_calls_wait(make: Maker, own_server: Server) -> None:
         client.flushall()
     eventually(lambda: len(slots.running) == 4)
     assert slots.end() == {200}
+
+
+def test_a_storage_that_comes_back_and_fails_again() -> None:
+    """The reply to a look is lost, and so is that without the storage, which asks it again: the
+    request goes on, each time under another hold."""
+    asked: list[int] = []
+
+    def engine(*answers: Any) -> Any:
+        left = list(answers)
+
+        def admit(_charges: object, *, hold: Hold) -> Any:
+            asked.append(hold.id)
+            if isinstance(answer := left.pop(0), Exception):
+                raise answer
+            return answer
+
+        return SimpleNamespace(admit=admit)
+
+    storage, outage = engine(StorageUnavailable("lost"), "admitted"), engine(StorageUnavailable())
+    held = Limit(4, 60_000_000, "concurrency", unit="calls")
+    admission = SimpleNamespace(
+        engines=SimpleNamespace(current=storage, outage=outage),
+        settlements=SimpleNamespace(begin=lambda *_: None, end=lambda *_: None),
+        _release=lambda *_: None,
+        _new_hold=lambda: Hold(len(asked) + 1, 1),
+    )
+    admission._look_in_line = partial(Admission._look_in_line, admission)
+    decision, by, hold = admission._look_in_line([Charge(held, "b")], Hold(1, 1))
+    assert (decision, by) == ("admitted", storage)
+    assert asked == [1, 2, 3]
+    assert hold.id == 3
