@@ -17,6 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
+from operator import attrgetter
 from statistics import median_low
 from typing import Final
 
@@ -60,6 +62,7 @@ class _Calls:
 
 
 _NO_INPUT: Final = Usage(0, 0)
+_CACHE_TOKENS: Final = attrgetter("cached_input_tokens", "cache_write_tokens")
 
 
 class History:
@@ -93,7 +96,7 @@ class History:
         with self._lock:
             calls = self._callers.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)
-        if not any(usage.cached_input_tokens or usage.cache_write_tokens for usage in inputs):
+        if not any(chain.from_iterable(map(_CACHE_TOKENS, inputs))):
             return 0
         *_, before, last = (_NO_INPUT, *inputs)
         longest = max([usage.input_tokens for usage in inputs])
