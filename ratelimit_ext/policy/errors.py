@@ -27,11 +27,12 @@ class Mistake(ValueError):
 
 
 def unknown_identity(name: str, identities: Collection[str]) -> str:
-    return (
-        f"there is no identity {name!r}; registered: {listed(identities)}."
-        f"{did_you_mean(name, identities)} Register it before init_app with "
-        f'@limiter.identity("{name}").'
-    )
+    there_is = unknown("identity", name, identities)
+    return f'{there_is} Register it before init_app with @limiter.identity("{name}").'
+
+
+def unknown(kind: str, name: str, names: Collection[str], among: str = "; registered") -> str:
+    return f"there is no {kind} {name!r}{among}: {listed(names)}.{did_you_mean(name, names)}"
 
 
 def listed(names: Iterable[str]) -> str:
@@ -79,7 +80,7 @@ class Code(Origin):
     """A limit in a decorator or a constructor."""
 
     def source(self, path: Path) -> str:
-        text = str(_part(self.document, "limit"))
+        text = str(part(self.document, "limit"))
         return ", ".join([f"limit {text!r}", *(str(key) for key in path if key != "limit")])
 
 
@@ -103,12 +104,10 @@ class Place(NamedTuple):
     def at(self, *keys: str | int) -> Place:
         """Return the place of a part, as it is written: a string may stand for a table with that
         limit, and a list for a table with those limits."""
-        path, value = self.path, self.origin.document
-        for key in path:
-            value = _part(value, key)
+        path, value = self.path, part(self.origin.document, *self.path)
         for key in keys:
             if (key, type(value)) not in (("limit", str), ("limits", list), ("limits", tuple)):
-                path, value = (*path, key), _part(value, key)
+                path, value = (*path, key), part(value, key)
         return Place(self.origin, path)
 
     def around(self, levels: int) -> Place:
@@ -129,13 +128,16 @@ class Place(NamedTuple):
         return self.origin.source(self.path)
 
 
-def _part(value: object, key: str | int) -> object:
+def part(value: object, *path: str | int) -> object:
     """Return a part of a document; ``None`` if it has no such part."""
-    if isinstance(value, Mapping):
-        return value.get(key)
-    if isinstance(value, list | tuple) and isinstance(key, int):
-        return value[key]
-    return None
+    for key in path:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list | tuple) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
 
 
 def dotted(path: Path) -> str:

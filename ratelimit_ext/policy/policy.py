@@ -8,7 +8,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, unknown_name
+from ratelimit_ext.core.errors import ConfigurationError, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, check_lease
 from ratelimit_ext.policy.errors import (
@@ -16,7 +16,7 @@ from ratelimit_ext.policy.errors import (
     CodeLine,
     Mistakes,
     Place,
-    listed,
+    unknown,
     unknown_identity,
 )
 
@@ -166,23 +166,16 @@ class Policy:
         for kind, name, place in self.uses:
             if kind in registered and name not in (names := registered[kind]):
                 what = kind.replace("either", "blueprint or endpoint")
-                mistakes.add(
-                    place,
-                    f"there is no {what} {name!r}; registered: {listed(names)}."
-                    f"{did_you_mean(name, names)}",
-                )
+                mistakes.add(place, unknown(what, name, names))
 
     def check_groups(self, named: Mapping[str, str], mistakes: Mistakes) -> None:
         """Note the groups that decorators name and the policy lacks. ``named`` maps a group to the
         place of one of its decorators."""
         for name, source in named.items():
             if name not in self.groups:
-                mistakes.add(
-                    Place(CodeLine(source)),
-                    f"there is no group {name!r} in the policy; its groups: "
-                    f"{listed(self.groups)}.{did_you_mean(name, self.groups)} Correct the name, "
-                    f"or add [groups.{name}] to the policy, with limits = [] for none.",
-                )
+                there_is = unknown("group", name, self.groups, " in the policy; its groups")
+                remedy = f"or add [groups.{name}] to the policy, with limits = [] for none."
+                mistakes.add(Place(CodeLine(source)), f"{there_is} Correct the name, {remedy}")
 
     def check_uses(
         self,
@@ -218,14 +211,9 @@ class Policy:
 
     def plan(self, name: str) -> Plan:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
-        plan = self.plans.get(name)
-        if plan is None:
-            plans = ", ".join(map(repr, self.plans)) or "none"
-            raise ConfigurationError(
-                f"there is no plan {name!r} in the policy; known: {plans}."
-                f"{did_you_mean(name, self.plans)}"
-            )
-        return plan
+        if name not in self.plans:
+            raise ConfigurationError(unknown("plan", name, self.plans, " in the policy; its plans"))
+        return self.plans[name]
 
     @property
     def default_plan(self) -> Plan | None:

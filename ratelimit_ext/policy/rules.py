@@ -157,17 +157,15 @@ def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, counted: Limit) -> None
 
 
 def _check_type(cost: Any, unit: str) -> None:
-    if unit != "usd":
-        try:
-            checked_cost(cost, unit)
-        except ValueError:
-            raise Mistake(not_allowed(cost, "a whole number from 0 up")) from None
-        return
+    allowed = "a whole number from 0 up"
     try:
-        micro_dollars(cost)
+        if unit != "usd":
+            checked_cost(cost, unit)
+        else:
+            allowed = "an amount of dollars from 0 up, such as 0.01"
+            micro_dollars(cost)
     except ValueError:
-        dollars = "an amount of dollars from 0 up, such as 0.01"
-        raise Mistake(not_allowed(cost, dollars)) from None
+        raise Mistake(not_allowed(cost, allowed)) from None
 
 
 def _check_anchor(anchor: str, parsed: ParsedLimit) -> None:

@@ -1,8 +1,8 @@
 """A policy file: its document, and the line of each key for messages.
 
-``tomllib`` keeps no lines. The line of a key is the first one without which the document lacks it:
-its own parser reads beginnings of the document, so that there is no second grammar here. That is
-slow, and done only for a document with mistakes.
+``tomllib`` keeps no lines, and there is no second grammar here: a table's line is read as a key
+that is added to it. The line of another key is the first one without which the document lacks it,
+found by reading beginnings of the document: slow, and done only for mistakes.
 """
 
 from __future__ import annotations
@@ -12,16 +12,23 @@ import re
 import tomllib
 from contextlib import suppress
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import product
 from pathlib import Path as FilePath
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from ratelimit_ext.core.errors import not_allowed
-from ratelimit_ext.policy.errors import AppConfig, Mistake, Mistakes, Origin, Path, Place, dotted
+from ratelimit_ext.policy.errors import (
+    AppConfig,
+    Mistake,
+    Mistakes,
+    Origin,
+    Path,
+    Place,
+    dotted,
+    part,
+)
 
 _LINE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
-#: What is in or after a value of more lines has no line.
-_MOST_LINES: Final = 500
 
 
 class TomlFile(Origin):
@@ -120,7 +127,7 @@ def _parsed(source: TomlFile) -> dict[str, object]:
 
 def toml_line(text: str, path: Path) -> int:
     """Return the line, counted from 1, of the key at that path of keys and positions in a TOML
-    document, or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
+    document, or of the nearest one around it; 0 without one. Slow for a key that is not a table.
 
     >>> toml_line("[a]\\nb = 1", ("a", "b"))
     2
@@ -128,38 +135,42 @@ def toml_line(text: str, path: Path) -> int:
     last = text.count("\n") + 1
     for end in range(len(path), 0, -1):
         key = path[:end]
-        if not _has(_beginning(text, last), key):
+        if line := part(_with_lines(text), *key, "\0"):
+            return cast(int, line)
+        if part(_beginning(text, last), *key) is None:
             continue
-        # So many first lines lack the key, and so many have it. The middle between is read first.
+        # So many first lines lack the key, and so many have it or cannot be read.
         without, having = 0, last
-        while (between := having - without) > 1:
-            halves = (without + (between >> times) for times in range(1, between.bit_length()))
-            near = islice(chain(halves, range(without + 1, having)), 2 * _MOST_LINES)
-            tried = ((count, _beginning(text, count)) for count in near)
-            count, document = next(((n, found) for n, found in tried if found is not None), (0, {}))
-            if not count:  # all of these lines are within one value
-                break
-            without, having = (without, count) if _has(document, key) else (count, having)
-        if between < _MOST_LINES:
-            return without + 1
+        while having - without > 1:
+            middle = (without + having) // 2
+            document = _beginning(text, middle)
+            if document is not None and part(document, *key) is None:
+                without = middle
+            else:
+                having = middle
+        if part(_beginning(text, having), *key) is not None:
+            return having
     return 0
+
+
+@lru_cache(maxsize=1)
+def _with_lines(text: str) -> dict[str, object] | None:
+    """Return the document with its tables' lines; ``None`` if a line only looks like a header."""
+    lines = [
+        f'{line}\n"\\u0000" = {number}' if line.lstrip().startswith("[") else line
+        for number, line in enumerate(text.split("\n"), 1)
+    ]
+    with suppress(ValueError, RecursionError):
+        return tomllib.loads("\n".join(lines))
+    return None
 
 
 @lru_cache(maxsize=64)
 def _beginning(text: str, count: int) -> dict[str, object] | None:
-    """Return what the first lines hold, in a list also as far as it goes; ``None`` if they end
-    within another value."""
+    """Return what the first lines hold, of a value of more lines as far as it goes; ``None`` if
+    they end within deeper lists."""
     lines = "\n".join(text.split("\n")[:count])
-    for end in ("\n", "\n]"):
+    for quotes, brackets in product(("", '"""', "'''"), ("", "]", "]]", "}]")):
         with suppress(ValueError, RecursionError):
-            return tomllib.loads(lines + end)
+            return tomllib.loads(f"{lines}\n{quotes}{brackets}")
     return None
-
-
-def _has(value: object, path: Path) -> bool:
-    for key in path:
-        try:
-            value = cast(Any, value)[key] if isinstance(value, dict | list) else None
-        except (LookupError, TypeError):
-            return False
-    return value is not None

@@ -217,9 +217,10 @@ def test_an_unknown_plan(load: Load) -> None:
     with pytest.raises(ConfigurationError) as caught:
         policy.plan("starte")
     assert str(caught.value) == (
-        "there is no plan 'starte' in the policy; known: 'starter', 'pro'. Did you mean 'starter'?"
+        "there is no plan 'starte' in the policy; its plans: 'pro', 'starter'. "
+        "Did you mean 'starter'?"
     )
-    with pytest.raises(ConfigurationError, match="known: none"):
+    with pytest.raises(ConfigurationError, match="its plans: none"):
         Policy().plan("starter")
 
 
