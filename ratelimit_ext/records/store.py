@@ -102,8 +102,8 @@ class RedisRecords:
             return getattr(self._client, command)(*arguments)
         except Exception as error:
             # Those of a cluster have no base in common with the client's others.
-            name = type(error).__name__
-            if not isinstance(error, self._errors) and not name.endswith("ClusterException"):
+            bases = str(type(error).__mro__)
+            if not isinstance(error, self._errors) and "ClusterException" not in bases:
                 raise
             raise StorageUnavailable(f"the storage failed: {error}") from error
 
