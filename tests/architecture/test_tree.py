@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +25,7 @@ TOP_LEVEL = {
     *("Dockerfile", "compose.yaml"),
 }
 # Real processes take real time there. tests/servers.py is what waits for them.
-MAY_SLEEP = ("tests/e2e/", "tests/faults/", "tests/servers.py")
+MAY_SLEEP = ("tests/e2e/", "tests/faults/", "tests/engine/replies.py", "tests/servers.py")
 LUA_FILES = sorted((ROOT / "ratelimit_ext").rglob("*.lua"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
@@ -71,6 +73,38 @@ def test_the_picture_of_the_house_is_true(package: str, side: int) -> None:
     assert heights == sorted(heights)
     folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
     assert folders - {"migrations"} <= drawn.keys()
+
+
+def test_tests_of_an_sdist_import_what_it_has(tmp_path: Path) -> None:
+    """Those of the extension none of chatapp, and both nothing of the repository's other folders:
+    `.ci/build` says which folders go where."""
+    ours = ("tests", "chatapp", "benchmarks", "examples")
+    lacking = []
+    for tree in runpy.run_path(str(ROOT / ".ci" / "build"))["prepare"](tmp_path):
+        files = [*(tree / "tests").rglob("*.py")]
+        assert len(files) > 100
+        for file in files:
+            for module in imported(ast.parse(file.read_text())):
+                path = tree.joinpath(*module.split("."))
+                if module.split(".")[0] in ours and not (
+                    path.is_dir() or path.with_suffix(".py").exists()
+                ):
+                    lacking.append((tree.name, file.relative_to(tree).as_posix(), module))
+    assert lacking == []
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that are imported, also as names of a package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            if (ROOT / node.module.replace(".", "/")).is_dir():
+                names = [f"{node.module}.{each.name}" for each in node.names]
+                yield from (
+                    each for each in names if (ROOT / f"{each.replace('.', '/')}.py").exists()
+                )
 
 
 def test_the_tiers_name_what_exists() -> None:

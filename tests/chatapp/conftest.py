@@ -43,8 +43,8 @@ from tests import servers
 from tests.chatapp.alerts.receiver import Receiver, receiving
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import TWO_KEYS, UpstreamServer
+from tests.served import serving
 
 OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
 # A PostgreSQL for tests; its tables are dropped.

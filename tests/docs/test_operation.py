@@ -24,10 +24,10 @@ from chatapp.settings import SettingsError
 from tests import servers
 from tests.chatapp import conftest as chatapp
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.docs.commands import commands, comparable
 from tests.docs.test_documents import ROOT, blocks
+from tests.served import serving
 
 bare_environment = chatapp.bare_environment
 database_url, empty_database = chatapp.database_url, chatapp.empty_database

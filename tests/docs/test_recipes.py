@@ -19,8 +19,8 @@ import yaml
 
 from chatapp import create_app
 from chatapp.settings import Settings
+from tests.docs.test_monitoring import KNOWN
 from tests.environment import environment
-from tests.metrics.test_monitoring import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "docs" / "operate" / "recipes"

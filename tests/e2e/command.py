@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.gunicorn_master import OURS, ROOT
+from tests.gunicorn_master import OURS, ROOT
 from tests.servers import free_port
 
 

@@ -26,7 +26,7 @@ from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.engine.relay import Relay, whole
-from tests.faults.replies import dripping
+from tests.engine.replies import dripping
 from tests.strategies.world import DAY
 
 CHARGE = Charge(Limit(1000, DAY), "LIMITS:bucket")

@@ -36,8 +36,8 @@ from tests import servers
 from tests.engine import lines
 from tests.engine.histories import Bucket, History, Storage, any_limits
 from tests.engine.relay import Relay, whole
+from tests.engine.replies import dripping
 from tests.engine.test_histories import every_seed, play
-from tests.faults.replies import dripping
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
 from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, START, World
 

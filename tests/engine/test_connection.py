@@ -32,7 +32,7 @@ from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine.relay import Relay
-from tests.faults.replies import late
+from tests.engine.replies import late
 from tests.strategies.world import HOUR
 
 SCRIPT = Script(

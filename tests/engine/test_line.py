@@ -24,10 +24,10 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
 from ratelimit_ext.strategies.line import LOOK_US, pause_us
+from tests.clocks import Clock
 from tests.engine.slots import Slots
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
-from tests.web.conftest import Clock
 
 PACE = Limit(30, MINUTE, "token-bucket", burst=10, name="pace", wait=10 * SECOND)
 numbers = itertools.count(1000)

@@ -26,8 +26,8 @@ from ratelimit_ext.engine.outage import (
     OutageEngine,
 )
 from ratelimit_ext.strategies.guards.block import new_block
+from tests.clocks import Clock
 from tests.strategies.world import DAY, HOUR, RATES
-from tests.web.conftest import Clock
 
 pytestmark = pytest.mark.usefixtures("clock")
 

@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.faults import traffic
 from tests.faults.load import Load
 from tests.faults.table import Row
+from tests.gunicorn_master import Master, gunicorn
 
 HERE = Path(__file__).parent
 Start = Callable[..., AbstractContextManager[Master]]

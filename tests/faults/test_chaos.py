@@ -39,13 +39,13 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.e2e.gunicorn_master import Master
 from tests.e2e.money.billed_gateway import DOLLARS_OF_ALL_TIME, MICRO, MONTH_USD, Gateway, deployed
 from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults.callers import report
 from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Request, ask, chat
 from tests.faults.table import Row
 from tests.faults.test_gateway import dollars
+from tests.gunicorn_master import Master
 from tests.servers import SentinelTrio, eventually
 
 CHAOS_S = float(os.environ.get("RATELIMIT_CHAOS_S", "40"))

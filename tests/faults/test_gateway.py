@@ -20,12 +20,12 @@ import pytest
 import redis
 
 from tests.chatapp.upstream_server import OPENAI_PATH
-from tests.e2e.gunicorn_master import Master
 from tests.e2e.money.billed_gateway import MICRO, Account, Gateway, deployed
 from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults import traffic
 from tests.faults.conftest import Record
 from tests.faults.load import NO_ANSWER, Load, Phase, Request
+from tests.gunicorn_master import Master
 from tests.servers import Server, alive, eventually, standalone
 
 PER_S = 12

@@ -5,8 +5,9 @@ from functools import partial
 
 import pytest
 
+from tests.engine import replies
 from tests.engine.relay import Deliver, Relay, whole
-from tests.faults import replies, traffic
+from tests.faults import traffic
 from tests.faults.conftest import Record, Start
 from tests.faults.load import Load
 from tests.servers import Server

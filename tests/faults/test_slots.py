@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.gunicorn_master import Master
 from tests.engine.relay import Relay, whole
 from tests.faults import traffic
 from tests.faults.conftest import Record, Start
 from tests.faults.load import NO_ANSWER, Request, ask
+from tests.gunicorn_master import Master
 from tests.servers import Server, eventually
 
 CALLS = 5

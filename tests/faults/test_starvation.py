@@ -23,12 +23,12 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.redis import RedisEngine
-from tests.e2e.gunicorn_master import Master
 from tests.faults import traffic
 from tests.faults.callers import report
 from tests.faults.conftest import Record, Start
 from tests.faults.load import Load
 from tests.faults.traffic import IS_LONG
+from tests.gunicorn_master import Master
 from tests.servers import Server, eventually
 
 #: Processes that take all of the core of two workers and their storage.

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.gunicorn_master import Answer, Master, gunicorn
 from tests.faults import traffic
 from tests.faults.application import ROOMY, SLOW_S
 from tests.faults.conftest import Record, Start
 from tests.faults.load import NO_ANSWER, REFUSED, Answers, Load, Phase, Request
 from tests.faults.traffic import FAULT_S, PATIENT
+from tests.gunicorn_master import Answer, Master, gunicorn
 from tests.servers import Server, alive, eventually
 
 APPLICATION = "tests.faults.application:create_app()"

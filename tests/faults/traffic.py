@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tests.e2e.gunicorn_master import Master
 from tests.faults.application import AMOUNT
 from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Load, Phase, Request
+from tests.gunicorn_master import Master
 from tests.servers import eventually
 
 #: The issue's figures, on a machine with time: 30 s of outage under 200 requests a second.

@@ -11,12 +11,11 @@ import ratelimit_ext.policy as policy_package
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import parse
-from ratelimit_ext.policy import load_policy
 from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit
 from tests.policy import functions
 from tests.policy.conftest import Load
 
-CHATAPP = Path(__file__).resolve().parents[2] / "chatapp" / "policy.toml"
+ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS = """
 version = 1
@@ -160,31 +159,6 @@ def test_every_keyword_is_read(load: Load) -> None:
     )
 
 
-OF_KEYS_AND_TEAMS = [
-    *("key-usd-day", "key-usd-month"),
-    *("team-usd-day", "team-usd-month", "team-at-once"),
-]
-
-
-def test_the_applications_own_policy_loads() -> None:
-    """The policy of chatapp has the layers that its README promises."""
-    policy = load_policy(file=CHATAPP, blueprints=None)
-    assert [edge.text for edge in policy.application] == ["120/minute", "1200/minute"]
-    calls, counts = policy.groups["calls"], policy.groups["counts"]
-    assert [each.options.name for each in calls.limits] == [
-        *("address-at-once", "model"),
-        *OF_KEYS_AND_TEAMS,
-    ]
-    assert [each.options.name for each in counts.limits] == ["count-tokens"]
-    assert (calls.plans is not None, counts.plans) == (True, None)
-    assert calls.members == counts.members == ()  # the views name their group
-    paces = {plan.name: plan.limits[0].text for plan in policy.plans.values()}
-    assert paces == {"starter": "30/minute", "pro": "180/minute", "team": "600/minute"}
-    assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
-    assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
-    assert policy.next_plan(policy.plan("team")) is None
-
-
 def test_one_route_may_stand_in_two_tables(load: Load) -> None:
     """The limits of a route that is named twice all apply."""
     policy = load(
@@ -249,7 +223,7 @@ def test_a_policy_cannot_be_changed(load: Load) -> None:
 def test_pydantic_is_imported_only_where_limits_are_read() -> None:
     """The extension is imported without it."""
     program = "import sys, ratelimit_ext; sys.exit('pydantic' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=CHATAPP.parents[1], check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_all_public_names_exist() -> None:

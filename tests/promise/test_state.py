@@ -28,10 +28,10 @@ from ratelimit_ext.engine.outage_store import outage_path
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from tests.chatapp.conftest import AppMaker
+from tests.clocks import Clock
 from tests.promise import state
 from tests.promise.state import LIMITS, START, Past
 from tests.servers import Server
-from tests.settlements.test_queue import Clock
 
 RELEASES = sorted(path.parent.name for path in state.HERE.glob("*/state.json"))
 every_release = pytest.mark.parametrize("release", RELEASES)

@@ -7,9 +7,10 @@ import redis
 
 from ratelimit_ext.records import counters as module
 from ratelimit_ext.records.counters import REQUESTS
+from tests.clocks import Clock
 from tests.records.site import Site, remembering
 from tests.web.calls import serve
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 KEYS = "LIMITS:tallies:{operators}:*"
 

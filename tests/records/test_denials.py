@@ -17,11 +17,12 @@ from ratelimit_ext.records import recorder as writer
 from ratelimit_ext.records.denials import COUNT_S, KEEP_S, MOST_RECORDS, DenialRecord
 from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.store import require_store
+from tests.clocks import Clock
 from tests.records.site import Down, Site, remembering
 from tests.records.test_override_store import no_more_threads
 from tests.servers import eventually
 from tests.web.calls import serve, statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Maker, asked_key
 
 
 def limited(make: Maker, uri: str, **how: Any) -> Site:

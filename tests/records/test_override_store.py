@@ -15,9 +15,10 @@ from ratelimit_ext.core import threads
 from ratelimit_ext.records import overrides as module
 from ratelimit_ext.records.overrides import MOST_ENTRIES, MOST_OVERRIDES, LogEntry, Overrides
 from tests import servers
+from tests.clocks import Clock
 from tests.servers import Server, eventually
 from tests.web.calls import serve
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Maker, asked_key
 
 Site = tuple[Flask, Limiter]
 NEW = "5/hour"

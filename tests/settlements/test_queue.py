@@ -29,8 +29,8 @@ from ratelimit_ext.settlements import queue as queue_module
 from ratelimit_ext.settlements.queue import LOOK_EVERY_S, SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
+from tests.clocks import Clock
 from tests.engine.relay import Relay
-from tests.web.conftest import Clock
 from tests.web.outage.flaky import FlakyEngine
 
 DAY_US = 86_400_000_000

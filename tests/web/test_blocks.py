@@ -14,8 +14,9 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext import DecideAgain, MetaLimit, Reservation, StorageUnavailable
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.strategies.guards.block import REASONS
+from tests.clocks import Clock
 from tests.web.calls import left_of, remaining, serve, statuses
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 PROBLEM = "application/problem+json"
 TYPES = "https://iana.org/assignments/http-problem-types#"

@@ -8,8 +8,9 @@ from flask import Blueprint, request
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext import Limit
+from tests.clocks import Clock
 from tests.web.calls import remaining, serve, statuses
-from tests.web.conftest import Clock, Maker, root
+from tests.web.conftest import Maker, root
 
 
 def options() -> str:

@@ -15,7 +15,8 @@ from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.web.declarations.callbacks import AnyCallers
 from ratelimit_ext.web.identities import user
-from tests.web.conftest import Clock, Maker
+from tests.clocks import Clock
+from tests.web.conftest import Maker
 
 BUDGET: dict[str, Any] = {"name": "usd-day", "cost": lambda: "0.40"}
 

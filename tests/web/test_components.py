@@ -25,7 +25,7 @@ from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.response import ResponseWriter
 from ratelimit_ext.web.storage import Engines, failure_policy
-from tests.web.conftest import Clock
+from tests.clocks import Clock
 
 LOGGER = logging.getLogger("test")
 

@@ -10,8 +10,9 @@ from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from ratelimit_ext import Claim, Guess, Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
+from tests.clocks import Clock
 from tests.web.calls import second, serve
-from tests.web.conftest import Clock, Maker, root
+from tests.web.conftest import Maker, root
 
 PROBLEM = "application/problem+json"
 HTML = "text/html; charset=utf-8"

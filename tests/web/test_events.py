@@ -8,8 +8,9 @@ from flask import request
 
 from ratelimit_ext import DecisionEvent, Event, Limiter, SettlementEvent
 from ratelimit_ext.core.events import Events
+from tests.clocks import Clock
 from tests.web.calls import serve
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 A_MINUTE_MS = 60_000
 

@@ -18,8 +18,9 @@ import ratelimit_ext
 from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit, RateLimitExceeded
 from tests import servers
 from tests.called import called
+from tests.clocks import Clock
 from tests.web.calls import second, serve, statuses
-from tests.web.conftest import Clock, Maker, asked_key, root
+from tests.web.conftest import Maker, asked_key, root
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from flask import Flask, request
 from werkzeug.serving import make_server
 
 from ratelimit_ext import mcp_tool
-from tests.docs.test_examples import example
+from tests.examples import example
 from tests.web.conftest import Maker
 
 NAMED = {"Mcp-Method": "tools/call", "Mcp-Name": "clock"}

@@ -14,8 +14,9 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import MOST_SPREAD_US, spread
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.memory import MemoryEngine
+from tests.clocks import Clock
 from tests.strategies.world import MINUTE, World
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 
 def limited(make: Maker, **more: Any) -> Flask:

@@ -11,8 +11,9 @@ from limits.strategies import STRATEGIES, FixedWindowRateLimiter, RateLimiter
 
 from ratelimit_ext.web.storage import engine_for
 from tests import servers
+from tests.clocks import Clock
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 
 def test_a_storage_has_one_engine() -> None:

@@ -28,9 +28,10 @@ from ratelimit_ext.web.request import waiting_room
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.waiting_room import Places, WaitingRoom
+from tests.clocks import Clock, Night
 from tests.servers import Server, eventually
 from tests.web.calls import remaining, statuses
-from tests.web.conftest import Clock, Maker, Night
+from tests.web.conftest import Maker
 
 
 @pytest.fixture

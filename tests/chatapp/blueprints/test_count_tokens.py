@@ -17,7 +17,6 @@ from chatapp.estimates.tokens import input_tokens
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, json_of, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     COUNT_PATH,
@@ -26,6 +25,7 @@ from tests.chatapp.upstream_server import (
     anthropic_error,
 )
 from tests.chatapp.web.test_identities import left
+from tests.served import serving
 from tests.servers import Server
 
 MODEL = "claude-haiku-4-5"

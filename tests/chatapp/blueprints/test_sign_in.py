@@ -46,7 +46,7 @@ from chatapp.validation import SAFE_URL
 from ratelimit_ext import StorageUnavailable
 from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.identity_provider import CALLBACK, CLIENT_SECRET, IdentityProvider, running
-from tests.chatapp.served import serving
+from tests.served import serving
 
 ALICE = "alice@example.com"
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from chatapp.catalogue import MODELS_FILE
 from chatapp.catalogue.usage import Usage
 from chatapp.ledger.billing_report import REPORTS, Line
-from tests.chatapp.served import answering
+from tests.served import answering
 
 MODELS = tomllib.loads(MODELS_FILE.read_text(), parse_float=Decimal)["models"]
 #: What it calls a model, a part of its price, and a tool.

@@ -4,7 +4,7 @@ import runpy
 
 import pytest
 
-from tests.e2e.gunicorn_master import ROOT
+from tests.gunicorn_master import ROOT
 
 
 @pytest.mark.parametrize(

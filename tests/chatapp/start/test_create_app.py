@@ -14,6 +14,7 @@ from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
+from ratelimit_ext.policy import load_policy
 from tests.chatapp.conftest import GROUPS, AppMaker, policy_file
 
 
@@ -76,6 +77,31 @@ def test_a_policy_has_any_plans_or_none(make_app: AppMaker, tmp_path: Path) -> N
     listed = [run(*words) for words in (("plans", "list"), ("users", "list"), ("spend",))]
     assert [each.exit_code for each in listed] == [0, 0, 0], listed
     assert listed[0].output.split()[-3:] == ["starter", "no", "alice"]
+
+
+OF_KEYS_AND_TEAMS = [
+    *("key-usd-day", "key-usd-month"),
+    *("team-usd-day", "team-usd-month", "team-at-once"),
+]
+
+
+def test_the_applications_own_policy_loads() -> None:
+    """The policy of chatapp has the layers that its README promises."""
+    policy = load_policy(file=POLICY_FILE, blueprints=None)
+    assert [edge.text for edge in policy.application] == ["120/minute", "1200/minute"]
+    calls, counts = policy.groups["calls"], policy.groups["counts"]
+    assert [each.options.name for each in calls.limits] == [
+        *("address-at-once", "model"),
+        *OF_KEYS_AND_TEAMS,
+    ]
+    assert [each.options.name for each in counts.limits] == ["count-tokens"]
+    assert (calls.plans is not None, counts.plans) == (True, None)
+    assert calls.members == counts.members == ()  # the views name their group
+    paces = {plan.name: plan.limits[0].text for plan in policy.plans.values()}
+    assert paces == {"starter": "30/minute", "pro": "180/minute", "team": "600/minute"}
+    assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")
+    assert policy.next_plan(policy.plan("pro")) is policy.plan("team")
+    assert policy.next_plan(policy.plan("team")) is None
 
 
 def test_a_policy_for_an_unknown_blueprint_stops_the_start(

@@ -18,7 +18,7 @@ from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import UpstreamServer
-from tests.e2e.gunicorn_master import ROOT
+from tests.gunicorn_master import ROOT
 
 #: What takes long to import, and only calls of a model need.
 OF_CALLS = ("openai", "anthropic", "httpx2", "httpcore2", "bpe_openai._bindings")

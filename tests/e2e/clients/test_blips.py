@@ -29,8 +29,8 @@ from tests.chatapp.upstream_server import (
     success,
 )
 from tests.e2e.clients.client_matrix import CACHE, CLAUDE, CLIENTS, SAID, Client, said, variables
-from tests.e2e.gunicorn_master import gunicorn
 from tests.e2e.money.billed_gateway import roomy_policy
+from tests.gunicorn_master import gunicorn
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,6 @@ from flask import Flask, request
 
 from chatapp import create_app
 from tests.chatapp import conftest as chatapp
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
@@ -28,6 +27,7 @@ from tests.chatapp.upstream_server import (
     openai_chunks,
     openai_error,
 )
+from tests.served import serving
 
 pytestmark = [
     pytest.mark.sdk_matrix,

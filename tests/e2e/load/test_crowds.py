@@ -26,7 +26,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import Server, alive, eventually
 
 HEALTH = "/healthz"

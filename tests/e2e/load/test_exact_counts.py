@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.apps.strategies import AMOUNT, STRATEGIES
-from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.e2e.load import volley
+from tests.gunicorn_master import Master, gunicorn
 
 PROCESSES = 8
 REQUESTS_PER_THREAD = 5

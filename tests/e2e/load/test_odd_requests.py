@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp.application.bad_input.odd_requests import OddRequest, OddRequests
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 
 REQUESTS = int(os.environ.get("CHATAPP_FUZZ_REQUESTS") or 2_000) // 10
 BOUND_S = 20.0

@@ -24,9 +24,9 @@ from flask import Flask
 from chatapp import POLICY_FILE, create_app
 from chatapp.services import services_of
 from tests.chatapp.end_of_process import end_of_process
-from tests.chatapp.served import QuietHandler, serving
-from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.e2e.money.billing_provider import BilledCall, BillingProvider
+from tests.gunicorn_master import Master, gunicorn
+from tests.served import QuietHandler, serving
 from tests.servers import eventually
 
 MICRO = 1_000_000

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.gunicorn_master import OURS
 from tests.e2e.money.billing_provider import BillingProvider
+from tests.gunicorn_master import OURS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import flask, run
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import alive, eventually
 
 KEY_LINE_CHARACTERS = len("sk-chat-") + 16 + 1 + 43

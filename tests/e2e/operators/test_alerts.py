@@ -11,7 +11,7 @@ from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp.alerts.receiver import SECRET, Receiver
 from tests.chatapp.upstream_server import UpstreamServer
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 
 #: One call costs 70 micro-dollars, and holds 30.
 CALL = {"model": "gpt-4o", "max_tokens": 1, "messages": [{"role": "user", "content": "ping"}]}

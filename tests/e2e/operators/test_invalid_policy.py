@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.e2e.command import run
-from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import Server, eventually
 
 POLICY = (ROOT / "chatapp" / "policy.toml").read_text()

@@ -5,7 +5,7 @@ import re
 import signal
 from pathlib import Path
 
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import alive, eventually
 
 TOKEN = "a token of some length"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.command import flask, run
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
 WORKERS = 4

@@ -7,7 +7,7 @@ import pytest
 
 from tests.chatapp.upstream_server import FIRST, SECOND, UpstreamServer
 from tests.e2e.command import run
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
 FILE = """

@@ -21,9 +21,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.chatapp.served import answering
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
-from tests.e2e.gunicorn_master import ROOT, gunicorn, served
+from tests.gunicorn_master import ROOT, gunicorn, served
+from tests.served import answering
 from tests.servers import eventually, free_port
 
 RECIPES = ROOT / "docs" / "operate" / "recipes"

@@ -20,7 +20,7 @@ from tests.chatapp.upstream_server import (
     anthropic_error,
     openai_error,
 )
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 
 WORKERS = 2
 #: Until both have met the cap.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
 from tests.e2e.command import flask
-from tests.e2e.gunicorn_master import Answer, Master, gunicorn
+from tests.gunicorn_master import Answer, Master, gunicorn
 from tests.servers import eventually
 
 WORKERS = 4

@@ -20,8 +20,8 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import empty_database
 from tests.chatapp.end_of_process import end_of_process
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer
+from tests.served import serving
 from tests.servers import START_SECONDS
 
 __all__ = ["empty_database"]

@@ -23,10 +23,10 @@ from chatapp.ledger.table import CALLS
 from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.served import serving
 from tests.e2e.page.actions import button
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
+from tests.served import serving
 
 TOKEN = "a token of some length"
 BODY = {"message": "hi", "model": "offline"}

@@ -15,13 +15,13 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks
-from tests.e2e.gunicorn_master import ROOT
 from tests.e2e.page.actions import begin, problem, replies, say
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
 from tests.e2e.page.test_tutorial import BOTTOM
+from tests.gunicorn_master import ROOT
+from tests.served import serving
 
 CHAT = ROOT / "docs" / "gateway" / "chat.png"
 PICTURE = ROOT / "docs" / "operate" / "admin.png"

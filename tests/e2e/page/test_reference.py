@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from chatapp import create_app
-from tests.chatapp.served import serving
 from tests.e2e.page.actions import button
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
+from tests.served import serving
 from tests.servers import eventually
 
 TOKEN = "a token of some length"

@@ -22,9 +22,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.docs.commands import comparable
-from tests.e2e.gunicorn_master import OURS, ROOT
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
+from tests.gunicorn_master import OURS, ROOT
 from tests.servers import eventually, free_port
 
 DOCUMENT = ROOT / "docs" / "gateway" / "tutorial.md"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.command import run
-from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import alive, eventually
 
 COUNTER = (ROOT / "tests" / "e2e" / "apps" / "counter.py").read_text()

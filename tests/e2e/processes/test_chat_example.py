@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from tests import servers
-from tests.e2e.gunicorn_master import ROOT, Answer, Master, served
+from tests.gunicorn_master import ROOT, Answer, Master, served
 
 
 @pytest.fixture

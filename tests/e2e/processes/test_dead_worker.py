@@ -20,7 +20,7 @@ from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks, openai_error
 from tests.e2e.command import run
-from tests.e2e.gunicorn_master import Master, gunicorn
+from tests.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
 pytestmark = pytest.mark.slow

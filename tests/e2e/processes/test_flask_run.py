@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.e2e.command import run
-from tests.e2e.gunicorn_master import served
+from tests.gunicorn_master import served
 from tests.servers import free_port
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from tests import servers
 from tests.e2e.apps.strategies import AMOUNT, IN_FLIGHT, STRATEGIES
-from tests.e2e.gunicorn_master import ROOT, Answer, Master, served
 from tests.e2e.load.test_exact_counts import PROCESSES, REQUESTS_PER_THREAD, volleys
 from tests.e2e.load.volley import THREADS
+from tests.gunicorn_master import ROOT, Answer, Master, served
 from tests.servers import Server, eventually, free_port
 
 RECIPE = re.search(

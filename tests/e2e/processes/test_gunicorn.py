@@ -20,7 +20,7 @@ import redis
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
+from tests.gunicorn_master import ROOT, Answer, Master, gunicorn
 from tests.servers import Server, alive, eventually
 
 #: What a proxy may read as /admin, or /admin as.

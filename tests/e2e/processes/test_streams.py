@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.gateway import roomy
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
-from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import eventually
 
 ASKED = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}

@@ -7,8 +7,9 @@ from flask import Blueprint, Flask, Response, current_app, request
 from flask.views import MethodView, View
 
 from ratelimit_ext import ApplicationLimit, Limit, Limiter, RateLimitExceeded, RouteLimit
+from tests.clocks import Clock
 from tests.web.calls import second, serve, statuses
-from tests.web.conftest import Clock, Maker, root
+from tests.web.conftest import Maker, root
 
 
 def test_a_view_without_decorators_has_the_default_limits(make: Maker) -> None:

@@ -8,8 +8,9 @@ from limits import RateLimitItem, RateLimitItemPerMinute, parse
 from ratelimit_ext import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, LimitOptions
 from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of, options_of, rank
+from tests.clocks import Clock
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, root
+from tests.web.conftest import Maker, root
 
 BUCKET = LimitOptions(strategy="token-bucket", burst=2)
 

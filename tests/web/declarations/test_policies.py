@@ -12,8 +12,9 @@ from flask import Blueprint, Flask, g, request
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
 from ratelimit_ext.web.storage import Engines
+from tests.clocks import Clock
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key, root
+from tests.web.conftest import Maker, asked_key, root
 
 
 def chat(*endpoints: str, name: str = "chat") -> Blueprint:

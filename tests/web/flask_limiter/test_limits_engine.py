@@ -15,9 +15,10 @@ from ratelimit_ext import ConfigurationError, Limit, Limiter, MetaLimit
 from ratelimit_ext.core import limit
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.web.declarations.limits_adapter import LimitsEngine
+from tests.clocks import Clock
 from tests.servers import eventually
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Maker, asked_key
 
 
 class Counters(Storage):

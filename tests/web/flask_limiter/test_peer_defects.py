@@ -15,8 +15,9 @@ from limits import parse
 
 from ratelimit_ext import Limiter, MetaLimit
 from ratelimit_ext.core.change import Change
+from tests.clocks import Clock
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key, root
+from tests.web.conftest import Maker, asked_key, root
 
 STRATEGIES = ("token-bucket", "sliding-window", "sliding-window-counter", "fixed-window")
 

@@ -16,8 +16,9 @@ from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.web.request import resolver
 from ratelimit_ext.web.request.cached_denial import ReadyHeaders
+from tests.clocks import Clock
 from tests.web.calls import statuses
-from tests.web.conftest import Clock, Maker, asked_key
+from tests.web.conftest import Maker, asked_key
 
 Add = Callable[[Limiter, Any], Any]
 

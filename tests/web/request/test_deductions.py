@@ -12,7 +12,7 @@ import redis
 
 from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit
 from tests import servers
-from tests.chatapp.served import serving
+from tests.served import serving
 from tests.web.calls import left_of, statuses
 from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky

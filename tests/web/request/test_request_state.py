@@ -10,8 +10,9 @@ from ratelimit_ext import Limiter, RequestLimit, Verdict
 from ratelimit_ext.engine.verdicts import Reply
 from ratelimit_ext.web.bound_limit import Records
 from tests.called import called
+from tests.clocks import Clock
 from tests.web.calls import second, serve, statuses
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 
 NOW = 1_800_000_000
 

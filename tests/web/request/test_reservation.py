@@ -17,8 +17,9 @@ from ratelimit_ext import Claim, ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S, KEPT_AFTER_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.storage import LEASE, lease_s
+from tests.clocks import Clock
 from tests.web.calls import remaining
-from tests.web.conftest import Clock, Maker
+from tests.web.conftest import Maker
 from tests.web.outage.flaky import make_flaky
 
 View = Callable[[], Any]

@@ -10,9 +10,10 @@ from flask_limiter import HeaderNames
 from werkzeug.http import http_date
 
 from ratelimit_ext import Limiter, RequestLimit
+from tests.clocks import Clock
 from tests.servers import Server
 from tests.web.calls import second, serve, statuses
-from tests.web.conftest import Clock, Maker, root
+from tests.web.conftest import Maker, root
 
 NOW = 1_800_000_000
 

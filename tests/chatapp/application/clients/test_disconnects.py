@@ -13,7 +13,6 @@ from chatapp.ledger.call import Call
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, OPENAI
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import disconnecting, serving
 from tests.chatapp.upstream_server import (
     Stream,
     UpstreamServer,
@@ -22,6 +21,7 @@ from tests.chatapp.upstream_server import (
     openai_chunks,
     openai_error,
 )
+from tests.served import disconnecting, serving
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 WAYS = {

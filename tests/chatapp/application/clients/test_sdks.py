@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from tests.chatapp.conftest import NO_LIMITS, AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
@@ -28,6 +27,7 @@ from tests.chatapp.upstream_server import (
     response_body,
     response_events,
 )
+from tests.served import serving
 
 SHORT = {"retry-after-ms": "20", "Retry-After": "1"}
 ASKED = {"messages": [{"role": "user", "content": "ping"}]}

@@ -13,8 +13,8 @@ from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, json_of, policy_file
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
+from tests.served import serving
 
 ASKED = [{"role": "user", "content": "ping"}]
 KEYS = 'limit = "1200/minute"'

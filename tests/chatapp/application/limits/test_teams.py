@@ -18,7 +18,6 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, json_of
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -28,6 +27,7 @@ from tests.chatapp.upstream_server import (
     openai_chunks,
 )
 from tests.chatapp.web.test_identities import left
+from tests.served import serving
 
 CALL = {"message": "ping", "model": "gpt-4o"}
 #: One call costs 65 micro-dollars; its estimate is far more, and reserves what there is.

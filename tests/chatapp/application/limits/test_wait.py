@@ -11,7 +11,7 @@ from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.test_admin import log_in
 from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
-from tests.web.conftest import Night
+from tests.clocks import Night
 
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 USER = 'limit = "30/minute"\n'

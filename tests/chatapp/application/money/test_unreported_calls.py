@@ -14,7 +14,6 @@ from chatapp.catalogue.usage import Usage
 from tests.chatapp.application.upstreams.workers import left
 from tests.chatapp.conftest import AppMaker, whole
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import disconnecting, serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
@@ -31,6 +30,7 @@ from tests.chatapp.upstream_server import (
     openai_error,
     response_body,
 )
+from tests.served import disconnecting, serving
 
 REASONING, PLAIN, CLAUDE = "gpt-5.4-mini", "gpt-4o", "claude-haiku-4-5"
 MESSAGES = [{"role": "user", "content": "ping"}]

@@ -21,7 +21,7 @@ from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import Answer, UpstreamServer
-from tests.web.conftest import Night
+from tests.clocks import Night
 
 CALL = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 TIMES = re.compile(r"limits;dur=(\d+\.\d), upstream;dur=(\d+\.\d)")

@@ -19,7 +19,7 @@ from chatapp.settings import CONSENT, SettingsError
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.test_actions import changes
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.served import answering, serving
+from tests.served import answering, serving
 
 HEADER = "X-Auth-Request-Email"
 RIGHTS = (

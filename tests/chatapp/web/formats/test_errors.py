@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.chatapp.conftest import AppMaker, json_of
-from tests.chatapp.served import serving
+from tests.served import serving
 
 MESSAGES: Any = [{"role": "user", "content": "ping"}]
 

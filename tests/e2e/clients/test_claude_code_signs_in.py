@@ -21,9 +21,9 @@ from flask import Response, request
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
+from tests.chatapp import conftest as chatapp
 from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.identity_provider import IdentityProvider, running
-from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     ANTHROPIC_USAGE,
     Answer,
@@ -37,6 +37,7 @@ from tests.chatapp.upstream_server import (
     success,
 )
 from tests.e2e.clients.client_matrix import CLIENTS, variables
+from tests.served import serving
 from tests.servers import eventually, free_port
 
 pytestmark = [
@@ -47,6 +48,11 @@ pytestmark = [
         reason="RATELIMIT_CLIENT_MATRIX=1 installs Claude Code",
     ),
 ]
+
+bare_environment, database_url = chatapp.bare_environment, chatapp.database_url
+empty_database, make_app = chatapp.empty_database, chatapp.make_app
+threads_end_with_the_test = chatapp.threads_end_with_the_test
+accounts, provider = chatapp.accounts, chatapp.provider
 
 ALICE = "alice@example.com"
 TIMEOUT_S = 120

@@ -17,7 +17,7 @@ from tests.servers import alive, eventually, free_port
 
 # What an application reads; the tests say it, not the shell they run in.
 OURS = ("DATABASE_URL", "RATELIMIT_", "CHATAPP_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
