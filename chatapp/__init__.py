@@ -402,11 +402,10 @@ def _router(
             fallbacks=chosen.fallback_models,
             on_refused_key=lambda key: alerts.get().note_refused_key(key) if alerts else None,
         )
-    except ModelUnavailableError as error:
-        remedy = f" Or set {error.missing}." if error.missing else ""
+    except (ModelUnavailableError, UnknownModelError) as error:
+        missing = getattr(error, "missing", None)
+        remedy = f" Or set {missing}." if missing else ""
         raise settings.SettingsError(f"{' or '.join(MODEL_SETTINGS)}: {error}{remedy}") from error
-    except UnknownModelError as error:
-        raise settings.SettingsError(f"{' or '.join(MODEL_SETTINGS)}: {error}") from error
     if cli.serves():
         for upstream in routed:
             try:
@@ -478,12 +477,9 @@ def _timeouts(name: str, chosen: settings.Settings, file: ProvidersFile) -> Time
     given, most_s = file.upstreams[name].timeouts, chosen.provider_timeout_s
     for key, value in given:
         if value is not None and value > most_s:
-            raise CatalogueError(
-                file.located(
-                    ("upstreams", name, "timeouts", key),
-                    f"is {value:g}; write at most {most_s:g}, or raise CHATAPP_PROVIDER_TIMEOUT_S",
-                )
-            )
+            place = ("upstreams", name, "timeouts", key)
+            remedy = f"write at most {most_s:g}, or raise CHATAPP_PROVIDER_TIMEOUT_S"
+            raise CatalogueError(file.located(place, f"is {value:g}; {remedy}"))
     return Timeouts(
         connect_s=given.connect_s or chosen.provider_connect_timeout_s,
         first_byte_s=min(given.first_byte_s or chosen.provider_first_byte_timeout_s, most_s),

@@ -44,6 +44,10 @@ MAPPED: Final = IPv6Network("::ffff:0:0/96")
 #: The addresses that hosts on the internet have, of each version.
 PUBLIC: Final = (MAPPED, IPv6Network("2000::/3"))
 PREFIXES: Final = ("CHATAPP", "RATELIMIT")
+SERVER_SETTINGS: Final = (
+    *("GUNICORN_HOST", "GUNICORN_THREADS", "GUNICORN_REQUEST_TIMEOUT_S", "GUNICORN_VALID_FILES"),
+    *("WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS"),
+)
 CONSENT: Final = "anyone who can connect may name any operator"
 
 
@@ -300,6 +304,8 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
             config[name] = text
         elif name.startswith(LIMITER_PREFIX):
             config[name] = setting_value(name, text)
+        elif (near := get_close_matches(name, SERVER_SETTINGS, cutoff=0.9)) and name not in near:
+            log.warning("Unknown setting %s: did you mean %s?", name, near[0])
         elif near := get_close_matches((part := name.partition("_"))[0], PREFIXES, cutoff=0.85):
             log.warning("Unknown setting %s: did you mean %s%s?", name, near[0], "".join(part[1:]))
     return config

@@ -118,17 +118,11 @@ class Catalogue:
     def price(self, slug: str, usage: Usage) -> int:
         """Return what that usage costs, in micro-dollars, rounded up. A slug without a price costs
         as much as its upstream's dearest model, so that it cannot escape a budget; logged once."""
-        tariff = self.tariffs.get(slug)
-        if tariff is not None:
-            return tariff.of(usage)
-        return max([tariff.of(usage) for tariff in self._dearest(slug)])
+        return max([tariff.of(usage) for tariff in self._tariffs(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
         """Return how many output tokens so many micro-dollars pay in addition to the prompt."""
-        tariff = self.tariffs.get(slug)
-        if tariff is not None:
-            return tariff.output_tokens_for(micro_usd, prompt)
-        return min([tariff.output_tokens_for(micro_usd, prompt) for tariff in self._dearest(slug)])
+        return min([tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug)])
 
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
@@ -174,13 +168,9 @@ class Catalogue:
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
         """Return whether a call may generate output that is billed but not sent. ``thinks``:
         whether the request turns thinking on or off; None if it does neither."""
-        match self.entry(model.slug).reasoning:
-            case "never":
-                return False
-            case "on request":
-                return thinks is True
-            case _:
-                return thinks is not False
+        if (reasoning := self.entry(model.slug).reasoning) == "on request":
+            return thinks is True
+        return reasoning != "never" and thinks is not False
 
     def entry(self, slug: str) -> ModelTable:
         return self.entries.get(slug, UNLISTED)
@@ -190,8 +180,11 @@ class Catalogue:
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
-    def _dearest(self, slug: str) -> Collection[Tariff]:
-        """Return the tariffs of which the dearest applies: those of the upstream, or else all."""
+    def _tariffs(self, slug: str) -> Collection[Tariff]:
+        """Return the tariffs of which the dearest applies: the model's, those of the upstream, or
+        else all."""
+        if (tariff := self.tariffs.get(slug)) is not None:
+            return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
@@ -245,10 +238,8 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
     slugs = _slugs(file.models, path)
     for upstream, default in file.defaults.items():
         if default not in file.models or file.models[default].provider != upstream:
-            raise CatalogueError(
-                f"{path}: defaults.{upstream}: {default!r} is not a model of {upstream}; "
-                "write one of its slugs under [models]"
-            )
+            wrong = f"{path}: defaults.{upstream}: {default!r} is not a model of {upstream}"
+            raise CatalogueError(f"{wrong}; write one of its slugs under [models]")
     loaded = Catalogue(file, slugs, upstreams)
     if not loaded.tariffs:
         raise CatalogueError(f"{path}: no model has a price; unlisted models need one, too")
@@ -260,9 +251,7 @@ def _slugs(models: Mapping[str, ModelEntry], path: Path) -> dict[str, str]:
     for slug, entry in models.items():
         for name in (slug, *entry.aliases):
             if name in slugs:
-                raise CatalogueError(
-                    f"{path}: models.{slug}: the name {name!r} already belongs to "
-                    f"{slugs[name]!r}; remove it from one of them"
-                )
+                twice = f"the name {name!r} already belongs to {slugs[name]!r}"
+                raise CatalogueError(f"{path}: models.{slug}: {twice}; remove it from one of them")
             slugs[name] = slug
     return slugs

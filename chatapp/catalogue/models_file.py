@@ -9,9 +9,9 @@ from datetime import date
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from chatapp.catalogue.price import ONE, Dollars, LaterPrice, LongPrice, Multiple, Price, Tariff
 
@@ -38,6 +38,12 @@ class ModelTable(BaseModel):
     later: list[LaterPrice] = []
     long_context: LongPrice | None = None
     tiers: dict[str, Multiple] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.context and self.max_output and self.max_output > self.context:
+            raise ValueError("has a max_output above its context; correct one of them")
+        return self
 
 
 class ModelEntry(ModelTable):

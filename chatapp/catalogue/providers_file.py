@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeAlias, TypeGuard
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, TypeGuard, cast
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -38,9 +39,15 @@ SLUG_MAX_CHARACTERS: Final = 100
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 HEADER: Final = re.compile(r"[A-Za-z0-9-]+")
 TOML_LINE: Final = re.compile(r"at line (\d+)")
-#: Headers that hold a key.
+#: Headers that hold a key, and those that tell where a request ends.
 KEY_HEADERS: Final = frozenset({"authorization", "x-api-key", "api-key"})
+FRAMING: Final = frozenset({"connection", "content-length", "transfer-encoding"})
 RESERVED: Final = frozenset({"offline"})
+#: The end of a request's address, by protocol: its SDK adds it to the base_url.
+ADDED: Final = {
+    "openai": re.compile(r"/(chat/completions|responses|embeddings)$"),
+    "anthropic": re.compile(r"/v1(/messages)?$"),
+}
 #: What a file without `upstreams` has.
 PACKAGED: Final = Path(__file__).parents[1] / "providers.toml"
 FREE: Final = "free"
@@ -52,30 +59,23 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 LineOf: TypeAlias = Callable[[str, KeyPath], int]
 
 
-def _address(text: str) -> str:
+def _address(text: str, of: ValidationInfo) -> str:
     try:
         parts = urlsplit(text)
         plain = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        more = parts.query or parts.fragment or parts.username is not None
     except ValueError:
-        plain = None
+        plain, more = None, None
     # urlsplit ignores line breaks, which would reach the head of a request.
-    if (
-        not plain
-        or not text.isprintable()
-        or " " in text
-        or parts.username is not None
-        or parts.query
-        or parts.fragment
-    ):
+    if not plain or more or not text.isprintable() or " " in text:
         raise ValueError(
             "is not an address; write https://HOST/PATH, with parameters under `query` and a key "
             "under `keys`"
         )
-    return text.rstrip("/")
-
-
-def _key(source: object) -> Key:
-    return Key(source if isinstance(source, str) else "")
+    protocol, address = of.data.get("protocol"), text.rstrip("/")
+    if protocol and (end := ADDED[protocol].search(address)):
+        raise ValueError(f"ends in {end[0]}, which is added; write it without that")
+    return address
 
 
 def _header(name: str) -> str:
@@ -89,9 +89,17 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
         _header(name)
         if name.lower() in KEY_HEADERS:
             raise ValueError(f"contain {name!r}; name the variable of the key under `keys`")
+        if name.lower() in FRAMING:
+            raise ValueError(f"contain {name!r}, which each request states itself; remove it")
         if not (value.isascii() and value.isprintable()):
             raise ValueError(f"have a value of {name!r} that is not printable ASCII; correct it")
     return headers
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len({*map(repr, values)}) < len(values):
+        raise ValueError("have an entry twice; remove one of the two")
+    return values
 
 
 def _own_field(name: str) -> str:
@@ -157,6 +165,8 @@ class ClassTable(_Table):
     def _one_way(self) -> Self:
         if (self.field is None) == (self.header is None):
             raise ValueError("need a `field` or a `header`; write one of them")
+        if len({*self.values.values()}) == 1 or len({*map(type, self.values.values())}) > 1:
+            raise ValueError("have one value for all, or numbers beside texts; correct them")
         if not all(map(CLASS_NAME.fullmatch, self.values)):
             raise ValueError("have a blank or odd name; write names such as batch")
         if self.header is not None:
@@ -177,11 +187,7 @@ class ClassTable(_Table):
         values = [*self.values.values()]
         first, last = values[0], values[-1]
         if type(sent) is int and isinstance(ours, int):
-            return (
-                isinstance(first, int)
-                and isinstance(last, int)
-                and (sent >= ours if last > first else sent <= ours)
-            )
+            return sent >= ours if cast(int, last) > cast(int, first) else sent <= ours
         return isinstance(sent, str) and sent in values[values.index(ours) :]
 
 
@@ -190,13 +196,16 @@ class UpstreamTable(_Table):
 
     protocol: Literal["openai", "anthropic"]
     base_url: Annotated[str, AfterValidator(_address)] | None = None
-    keys: list[Annotated[Key, BeforeValidator(_key)]] = []
+    keys: Annotated[
+        list[Annotated[Key, BeforeValidator(lambda source: Key(str(source)))]],
+        AfterValidator(_distinct),
+    ] = []
     key_header: Annotated[str, AfterValidator(_header)] | None = None
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     query: dict[str, str] = {}
     timeouts: TimeoutTable = Field(default_factory=TimeoutTable)
     refuse: list[Name] = []
-    patterns: list[Name] = []
+    patterns: Annotated[list[Name], AfterValidator(_distinct)] = []
     unlisted: Literal["dearest", "refused"] = "dearest"
     default_model: str | None = None
     classes: ClassTable | None = None
@@ -254,13 +263,8 @@ class ProvidersFile:
                     raise self._mistake(
                         (name, "default_model"), f"is {default!r}; write one of its models"
                     )
-        merged = {
-            "as_of": max(listed.as_of, self.as_of or listed.as_of),
-            "models": models,
-            "defaults": defaults,
-            "tiers": tiers,
-            "tools": tools,
-        }
+        merged = {"models": models, "defaults": defaults, "tiers": tiers, "tools": tools}
+        merged |= {"as_of": max(listed.as_of, self.as_of or listed.as_of)}
         # model_copy would copy what the listed file has computed of its own tiers, too.
         return ModelsFile.model_construct(**{**dict(listed), **merged})
 
@@ -299,9 +303,8 @@ class ProvidersFile:
             return known.model_copy(update=fields)
         for key in ("provider", "context"):
             if key not in fields:
-                raise CatalogueError(
-                    self.located(path, f"is new and has no {key}; write it, or `like`")
-                )
+                sentence = f"is new and has no {key}; write it, or `like`"
+                raise CatalogueError(self.located(path, sentence))
         return ModelEntry(**fields)
 
     def _named(self, name: str, listed: ModelsFile, path: KeyPath) -> ModelEntry:

@@ -16,7 +16,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from chatapp.catalogue.providers_file import UpstreamTable
+from chatapp.catalogue.providers_file import ADDED, UpstreamTable
 from chatapp.catalogue.usage import Usage
 from chatapp.per_process import PerProcess
 from chatapp.upstreams import (
@@ -397,16 +397,14 @@ class SDKUpstream:
             max_retries=0,
             http_client=http_client,
         )
-        found, paths = client.base_url.path.rstrip("/"), [api.path for api in protocol.apis]
-        ends = [end for path in paths for end in ("/v1", path) if path.startswith(end)]
-        allowed = [
-            f"the address without {end}, which is added" for end in ends if found.endswith(end)
-        ]
-        if client.base_url.scheme not in ("http", "https"):  # only the environment's may be so
-            allowed = ["an address that begins with https:// or http://"]
+        # Only the environment's can be wrong: the file's has been checked.
+        end = ADDED[protocol.name].search(client.base_url.path.rstrip("/"))
+        allowed = end and f"the address without {end[0]}, which is added"
+        if client.base_url.scheme not in ("http", "https"):
+            allowed = "an address that begins with https:// or http://"
         if allowed:
-            name = "base_url" if settings.table.base_url else f"{protocol.name.upper()}_BASE_URL"
-            raise ConnectionError(f"{name}: found {str(client.base_url)!r}; allowed: {allowed[-1]}")
+            name = f"{protocol.name.upper()}_BASE_URL"
+            raise ConnectionError(f"{name}: found {str(client.base_url)!r}; allowed: {allowed}")
         pool = Pool(http_client, client.base_url, connect_s=self._timeouts.connect_s)
         return Connection(client, pool, settings)
 

@@ -116,7 +116,7 @@ def checked(function: object, arguments: int) -> Callable[..., Any]:
         return cast(Callable[..., Any], function)
     if not callable(function):
         raise Mistake(not_allowed(function, "a function"))
-    if inspect.iscoroutinefunction(function):
+    if any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
         raise Mistake(f"found {shown(function)}, an async function; allowed: a plain one (def).")
     try:
         signature = inspect.signature(function)

@@ -116,9 +116,8 @@ class Nesting:
         for position, member in enumerate(table.members or ()):
             at = place.at("members", position)
             if member in members:
-                self._mistakes.add(
-                    at, f"found {shown(member)}, which is a member already. Remove one of them."
-                )
+                twice = f"found {shown(member)}, which is a member already. Remove one of them."
+                self._mistakes.add(at, twice)
             elif member is not None:
                 members[member] = at
         plans = None if table.plans is False else place.at("plans")
@@ -145,9 +144,8 @@ class Nesting:
                 following[name] = table.next
             other = next((plan.name for plan in self._plans.values() if plan.default), None)
             if table.default and other is not None:
-                self._mistakes.add(
-                    at.at("default"), f"the plan {other!r} is the default already. Remove one."
-                )
+                twice = f"the plan {other!r} is the default already. Remove one."
+                self._mistakes.add(at.at("default"), twice)
             limits = self._limits(table.limits, at.at("limits"), "/plans")
             check_buckets(limits, self._default_strategy, self._mistakes)
             self._plans[name] = Plan(
@@ -253,11 +251,8 @@ class Nesting:
         places = [*self._plan_keys(), *(group.plans for group in groups if group.plans)]
         if not self._plan_places:
             for place in places:
-                self._mistakes.add(
-                    place,
-                    "there is no plan to apply. Add a table [plans.NAME] to the policy file, or "
-                    "remove the key.",
-                )
+                remedy = "Add a table [plans.NAME] to the policy file, or remove the key."
+                self._mistakes.add(place, f"there is no plan to apply. {remedy}")
         elif not places:
             self._mistakes.add(
                 next(iter(self._plan_places.values())),

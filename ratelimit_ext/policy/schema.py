@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -103,9 +104,8 @@ def _methods(value: object) -> tuple[str, ...]:
             raise Mistake('found "HEAD"; HEAD counts as GET. Write "GET".')
         if method not in allowed:
             hint = did_you_mean(method, allowed) if isinstance(method, str) else ""
-            raise Mistake(
-                f"found {shown(method)} in the list; allowed: {', '.join(allowed)}.{hint}"
-            )
+            found = f"found {shown(method)} in the list"
+            raise Mistake(f"{found}; allowed: {', '.join(allowed)}.{hint}")
     return tuple(dict.fromkeys(given))
 
 
@@ -121,13 +121,18 @@ def _cost(value: object, info: ValidationInfo) -> Any:
     elif type(value) is int and 0 <= value <= MOST_AMOUNT:
         return value
     whole = f"a whole number from 0 to {MOST_AMOUNT}"
-    raise Mistake(
-        not_allowed(value, f"{whole}; for a limit in usd an amount of dollars such as 0.01")
-    )
+    dollars = "for a limit in usd an amount of dollars such as 0.01"
+    raise Mistake(not_allowed(value, f"{whole}; {dollars}"))
 
 
 def _or_function(value: object, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     return functions.checked(value, 0) if info.context and callable(value) else check(value)
+
+
+def _message(value: str, info: ValidationInfo) -> str:
+    if functions.is_dotted(value) and not info.context:
+        raise Mistake(f"found {value!r}; allowed: a text. Only code can have a function here.")
+    return value
 
 
 def _function(arguments: int) -> Any:
@@ -269,7 +274,7 @@ class LimitTable(_Options):  # type: ignore[misc]
     methods: Annotated[Any, PlainValidator(_methods)] = None
     per_method: bool = False
     override_defaults: bool = True
-    error_message: Annotated[Text, WrapValidator(_or_function)] = _UNSET
+    error_message: Annotated[Text, AfterValidator(_message), WrapValidator(_or_function)] = _UNSET
     shared: bool = True
     scope: Name = _UNSET
     optional: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import call
-from typing import Any, Final, cast
+from typing import Any, cast
 
 import flask
 from flask_limiter.util import get_qualified_name
@@ -30,11 +30,6 @@ from ratelimit_ext.web.declarations.definitions import (
 from ratelimit_ext.web.declarations.manager import EDGE, Route
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
-
-BARE: Final = (
-    "The limits of the view %r do not apply: its route got the function before they were added. "
-    "Write @limiter.limit(…) below the route decorator."
-)
 
 
 class RequestHooks:
@@ -165,8 +160,8 @@ class RequestHooks:
             if not wrapped and self.components.manager.is_configured(app, endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
                 wrapped = True
-            elif not wrapped and self.components.manager.is_bare(app, view):
-                app.logger.error(BARE, endpoint)
+            for text in self.components.manager.in_vain(app, app.view_functions.get(endpoint)):
+                app.logger.error(text, endpoint)
             self._wrapped_views[endpoint, view] = wrapped
         return wrapped
 

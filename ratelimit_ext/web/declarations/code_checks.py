@@ -185,6 +185,5 @@ def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:
     strategy = keyword or config.get(ConfigVars.STRATEGY) or DEFAULT_STRATEGY
     if strategy not in STRATEGIES:
         where = "Limiter" if keyword else ConfigVars.STRATEGY
-        raise UnknownStrategyError(
-            f"{where}: {unknown_name('strategy', strategy, sorted(STRATEGIES))}"
-        )
+        unknown = unknown_name("strategy", strategy, sorted(STRATEGIES))
+        raise UnknownStrategyError(f"{where}: {unknown}")

@@ -34,6 +34,12 @@ from ratelimit_ext.web.declarations.definitions import groups_of, methods_called
 Yields = Callable[[Limit], bool]
 EDGE: Final = ""
 IDLE: Final = "limit %s never denies: %s applies with it and is lower. Remove or name one."
+BARE: Final = (
+    "The limits of the view %r do not apply: its route got the function before they were added. "
+    "Write @limiter.limit(…) below the route decorator."
+)
+EXEMPT: Final = "The view %r is exempt, so its own limits do not apply. Remove one of the two."
+NO_METHOD: Final = "A limit of the view %r does not apply: no route of it has one of its methods."
 _TEXTS: Final = dict.fromkeys(("limit_provider", "error_message", "source"))
 
 
@@ -103,8 +109,7 @@ class Manager(LimitManager):
         these are copied."""
         other = Manager(self, key=self._key)
         other._limited_blueprints = self._limited_blueprints
-        other._functions = self._functions
-        other._copies = self._copies
+        other._functions, other._copies = self._functions, self._copies
         self._copies.add(other)
         return other
 
@@ -343,18 +348,19 @@ class Manager(LimitManager):
         defaults = [limit for limit in applicable.shared if limit not in self._application_limits]
         return list(itertools.chain(*defaults)), list(itertools.chain(*applicable.unshared))
 
-    def is_bare(self, app: flask.Flask, view: Any) -> bool:
-        """Return whether the view is a function that a limit has wrapped, and no route has the
-        wrapper: the limit was written above the route."""
-        _, function = self._functions.get(get_qualified_name(view), (None, None))
-        return (
-            function is not None
-            and function() is view
-            and not any(
-                hasattr(other, self._key) and unwrap(other) is view
-                for other in app.view_functions.values()
-            )
-        )
+    def in_vain(self, app: flask.Flask, view: Any) -> Iterator[str]:
+        """Yield what is wrong with the decorators of a view: none of them applies, or a limit."""
+        name, own = get_qualified_name(view), getattr(view, self._key, ())
+        routed = [unwrap(v) for v in app.view_functions.values() if hasattr(v, self._key)]
+        if self._functions.get(name, (0, lambda: 0))[1]() is view and view not in routed:
+            yield BARE
+        if own and self._route_exemptions.get(name):
+            yield EXEMPT
+        rules = [r for r in app.url_map.iter_rules() if app.view_functions.get(r.endpoint) is view]
+        methods = set(itertools.chain(*(rule.methods or () for rule in rules)))
+        stated = [d.methods for d in own if d.methods and not d.shared]
+        if any(methods.isdisjoint(map(str.upper, each)) for each in stated):
+            yield NO_METHOD
 
     def _decorated(self, name: str, view: Any = None) -> Iterable[Limit]:
         """Return the limits of a callable: a view's own, else those of its name."""

@@ -134,10 +134,8 @@ def _table(name: str, text: str) -> dict[str, Any]:
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(
-            f"{name}: found a text of length {len(text)} that is not JSON ({error}); allowed: a "
-            "JSON object."
-        ) from None
+        found = f"a text of length {len(text)} that is not JSON ({error})"
+        raise ConfigurationError(f"{name}: found {found}; allowed: a JSON object.") from None
     if not isinstance(table, dict):
         raise ConfigurationError(f"{name}: found {shown(table)}; allowed: a JSON object.")
     return table
@@ -161,10 +159,9 @@ def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict:
             word = name.removeprefix(PREFIX)
             near = difflib.get_close_matches(word, settings, n=1, cutoff=_LIKENESS)
             if meant := _ALIASES.get(name) or (settings[near[0]] if near else ""):
-                mistakes.append(
-                    f"app.config: the setting {name!r} is unknown and has no effect. Did you mean "
-                    f"{meant!r}? Rename it if it is the application's own."
-                )
+                unknown = f"app.config: the setting {name!r} is unknown and has no effect."
+                remedy = f"Did you mean {meant!r}? Rename it if it is the application's own."
+                mistakes.append(f"{unknown} {remedy}")
     switches = {name: config.get(name) for name, s in SETTINGS.items() if s.kind == "switch"}
     mistakes += _mistaken(switches)
     if strict and mistakes:

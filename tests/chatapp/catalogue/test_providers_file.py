@@ -15,6 +15,7 @@ from tests.chatapp.conftest import AppMaker
 
 HEAD = 'version = 1\n[upstreams.acme]\nprotocol = "openai"\n'
 PRICE = 'price = "free"\n'
+CLASSES = HEAD + PRICE + '[upstreams.acme.classes]\nfield = "priority"\nvalues = '
 
 
 def loaded(path: Path) -> catalogue.Catalogue:
@@ -36,6 +37,12 @@ MISTAKES = [
     (HEAD + 'base_url = "https://x/\\nHost: hunter2"', 4, "base_url is not an address"),
     (HEAD + 'base_url = "https://x\\r/hunter2"', 4, "base_url is not an address"),
     (HEAD + 'base_url = "https://x/a b"', 4, "base_url is not an address"),
+    (HEAD + 'base_url = "https://x/v1/responses/"', 4, "ends in /responses, which is added"),
+    (
+        HEAD.replace("openai", "anthropic") + 'base_url = "https://x/v1"',
+        4,
+        "base_url ends in /v1, which is added; write it without that",
+    ),
     (
         HEAD + 'keys = ["file:/dev/zero"]',
         4,
@@ -53,6 +60,16 @@ MISTAKES = [
     (HEAD + 'key_header = "api key"', 4, "key_header is not the name of a header"),
     (HEAD + 'headers = { Authorization = "hunter2" }', 4, "under `keys`"),
     (HEAD + 'headers = { X = "a\\nb" }', 4, "not printable ASCII"),
+    (HEAD + 'headers = { Content-Length = "9" }', 4, "which each request states itself"),
+    (HEAD + 'keys = ["env:A", "env:B", "env:A"]', 4, "keys have an entry twice; remove one"),
+    (HEAD + 'patterns = ["a*", "a*"]', 4, "patterns have an entry twice; remove one"),
+    (CLASSES + "{ a = 1, b = 1 }", 5, "have one value for all, or numbers beside texts"),
+    (CLASSES + '{ a = 1, b = "x" }', 5, "have one value for all, or numbers beside texts"),
+    (
+        HEAD + PRICE + "[upstreams.acme.models.x]\ncontext = 9\nmax_output = 10",
+        5,
+        "models.x has a max_output above its context; correct one of them",
+    ),
     (HEAD + "query = { a = 1 }", 4, "query.a is a number; write a string"),
     (HEAD + "timeouts = { read_s = 0 }", 4, "timeouts.read_s is 0; write more than 0"),
     (HEAD + 'timeouts = { read_s = "1" }', 4, "timeouts.read_s is a string; write a number"),

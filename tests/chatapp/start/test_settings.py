@@ -146,7 +146,10 @@ def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A typo in CHATAPP_TRUSTED_HOPS is found before an attack."""
     with caplog.at_level(logging.WARNING):
         settings.from_environment({"CHATAPP_TRUSTED_HOP": "1"})
+        settings.from_environment({"GUNICORN_THREAD": "9", "GUNICORN_HOST": "::"})
     assert "did you mean CHATAPP_TRUSTED_HOPS?" in caplog.text
+    assert "GUNICORN_THREAD: did you mean GUNICORN_THREADS?" in caplog.text
+    assert "GUNICORN_HOST:" not in caplog.text
     caplog.clear()
     settings.from_environment({"CHATAPP_FOO": "1"})
     assert "did you mean" not in caplog.text  # the prefix alone is no likeness

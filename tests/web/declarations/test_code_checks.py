@@ -98,6 +98,40 @@ def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptur
     )
 
 
+def test_limits_of_a_view_that_never_apply_are_logged(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a view: no route of it has a method of the limit, or the view is exempt. A limit that
+    views share may be for others of them, and a view may have several routes."""
+    app, limiter = make()
+
+    def view(name: str) -> Callable[[], str]:
+        def named() -> str:
+            return name
+
+        named.__qualname__ = name
+        return named
+
+    posts = limiter.limit("1/minute", methods=["POST"])
+    both = posts(view("both"))
+    app.add_url_rule("/both", endpoint="reads", view_func=both)
+    app.add_url_rule("/both", endpoint="writes", view_func=both, methods=["POST"])
+    views = {
+        "get": posts(view("get")),
+        "free": limiter.exempt(limiter.limit("1/minute")(view("free"))),
+        "shared": limiter.shared_limit("1/minute", "all", methods=["POST"])(view("shared")),
+        "alone": limiter.exempt(view("alone")),
+    }
+    for name, function in views.items():
+        app.add_url_rule(f"/{name}", endpoint=name, view_func=function)
+    for path in (*views, "both"):
+        assert statuses(app, f"/{path}", times=2) == [200, 200]
+    assert [record.getMessage() for record in caplog.records] == [
+        "A limit of the view 'get' does not apply: no route of it has one of its methods.",
+        "The view 'free' is exempt, so its own limits do not apply. Remove one of the two.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("extension", "expected"), [(flask_limiter.Limiter, [200] * 3), (Limiter, [200, 200, 429])]
 )
