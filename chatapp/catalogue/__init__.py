@@ -118,11 +118,14 @@ class Catalogue:
     def price(self, slug: str, usage: Usage) -> int:
         """Return what that usage costs, in micro-dollars, rounded up. A slug without a price costs
         as much as its upstream's dearest model, so that it cannot escape a budget; logged once."""
-        return max([tariff.of(usage) for tariff in self._tariffs(slug)])
+        own = self.tariffs.get(slug)
+        return own.of(usage) if own else max([tariff.of(usage) for tariff in self._dearest(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
         """Return how many output tokens so many micro-dollars pay in addition to the prompt."""
-        return min([tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug)])
+        own = self.tariffs.get(slug)
+        tariffs = (own,) if own else self._dearest(slug)
+        return min([tariff.output_tokens_for(micro_usd, prompt) for tariff in tariffs])
 
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
@@ -180,11 +183,8 @@ class Catalogue:
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
-    def _tariffs(self, slug: str) -> Collection[Tariff]:
-        """Return the tariffs of which the dearest applies: the model's, those of the upstream, or
-        else all."""
-        if (tariff := self.tariffs.get(slug)) is not None:
-            return (tariff,)
+    def _dearest(self, slug: str) -> Collection[Tariff]:
+        """Return the tariffs of which the dearest applies: those of the upstream, or else all."""
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
