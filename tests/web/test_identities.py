@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import redis
-from flask import Flask, g
+from flask import Flask, g, request
+from werkzeug.local import LocalProxy
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from ratelimit_ext import client_ip
+from ratelimit_ext import DecisionEvent, client_ip
 from ratelimit_ext.web.identities import BUILT_IN
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
@@ -187,3 +188,17 @@ def test_a_model_is_read_from_the_body(app: Flask, options: dict[str, Any], iden
 def test_global_is_one_identity() -> None:
     """The same for every request."""
     assert BUILT_IN["global"]() == "*"
+
+
+def test_an_identity_that_a_proxy_stands_for_is_kept_as_a_string(make: Maker) -> None:
+    """Events, denials and charges outlast the request, and the proxy ends with it."""
+    who = LocalProxy(lambda: request.headers["X-Key"])
+    app, limiter = make(key_func=lambda: who)
+    app.get("/")(limiter.limit("1/minute")(lambda: "ok"))
+    events: list[Any] = []
+    limiter.listen(events.append)
+    for key in ("ada", "bob"):
+        assert statuses(app, headers={"X-Key": key}, times=2) == [200, 429]
+    decided = [event for event in events if isinstance(event, DecisionEvent)]
+    names = [name for event in decided for _, name, _ in event.charges]
+    assert names == ["ada", "ada", "bob", "bob"]

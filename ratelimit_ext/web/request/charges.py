@@ -50,7 +50,7 @@ class Charges:
         plan = on_route
         if on_route.exemptions:
             plan = self._plan(on_route, tuple([bool(asked()) for asked in on_route.exemptions]))
-        names = tuple([n if (n := ask()).__class__ is str else _name_of(n) for ask in plan.askers])
+        names = tuple([n if type(n := ask()) is str else _name_of(n) for ask in plan.askers])
         if not self._overrides.identities.isdisjoint(names):
             return self._named(plan, names, is_kept=False)
         is_long = max(map(len, names), default=0) > LONGEST_CACHED
